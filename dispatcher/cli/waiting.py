@@ -49,7 +49,7 @@ def wait_for(
 
 def _report_not_due(store: Client, task_ids: Sequence[int]) -> None:
     with store.store.snapshot() as now:
-        tasks = map(store.store.task, task_ids)
+        tasks = (store.store.task(task_id, payload=False) for task_id in task_ids)
         due = [task.run_at for task in tasks if task and task.state is TaskState.SCHEDULED]
     if due:
         _print(f"{len(due)} of {len(task_ids)} not due, the next {render.ago(min(due), now)}")

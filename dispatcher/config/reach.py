@@ -22,7 +22,7 @@ class Mistake(NamedTuple):
     """A mistake of a key, or of its section if the key is None."""
 
     section: tuple[str, ...]
-    """`("queues", "builds")` for a named table; () for a name that is no section's."""
+    """`("queues", "builds")` for a named table; () for a name outside every section."""
     key: str | None
     what: str
 

@@ -84,7 +84,7 @@ class Manager(NamedTuple):
             yield from sorted(path.stem for path in directory.glob(f"{unit}@?*.service"))
 
     def _file_of(self, name: str) -> Path | None:
-        """Return the file that a unit reads; None: it is not known, or there is no such unit."""
+        """Return the file that a unit reads; None: unknown, or the unit is missing."""
         unit, _, instance = name.partition("@")
         specifiers = {"i": instance, "E": str(self.usual_file.parents[1])}
         for one in dict.fromkeys((name, f"{unit}@" if instance else unit)):

@@ -62,7 +62,7 @@ class Edited:
 
     task_id: int
     was: TaskState | None
-    """Its state before; None: there is no such task."""
+    """Its state before; None: the task does not exist."""
     refused: str | None = None
     """Why this task cannot have the new values."""
 

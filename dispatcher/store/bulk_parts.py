@@ -126,7 +126,7 @@ def _part_from(text: Any, environments: Any) -> tuple[list[NewTask], str | None]
 
 def _numbered(known: Sequence[Environment], number: object) -> Environment:
     if not isinstance(number, int) or not 0 <= number < len(known):
-        raise ValueError("there is no such one in the part")
+        raise ValueError("the part has no such environment")
     return known[number]
 
 

@@ -30,7 +30,7 @@ DAMAGE = [
     (f"'[{written(run_timeout_ms=0)}]'", "item 1: run_timeout_ms: must be from 1"),
     (f"'[{written(delay_ms=2**63 - 1)}]'", "item 1: delay_ms: must be from 0"),
     (f"'[{written(umask=512)}]'", "item 1: umask: must be from 0 to 511"),
-    (f"'[{written(environment=0)}]'", "item 1: environment: there is no such one in the part"),
+    (f"'[{written(environment=0)}]'", "item 1: environment: the part has no such environment"),
     (f"'[{written(queue='')}]'", "item 1: queue: is empty"),
     (f"'[{written(liveness='no')}]'", "item 1: liveness: "),
 ]

@@ -1,7 +1,6 @@
 """Bulk work: how much goes into a transaction, and whose turn it is in between. In virtual time."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,6 @@ from dispatcher.client import Client
 from dispatcher.host.locks import try_directory_lock
 from dispatcher.times import Instant
 from tests.command import Command
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture
-def client(command: Command) -> Iterator[Client]:
-    with command.client() as client:
-        yield client
 
 
 class Slow:

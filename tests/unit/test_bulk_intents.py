@@ -1,7 +1,6 @@
 """Operators' verbs on very many tasks: in steps, each whole, with room for others in between."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ TASK = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=60_000)
 TWO_STEPS = 2 * FIRST
 
 READY = frozenset({TaskState.READY})
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The command line on a host whose clock is set: with no daemon to notice it, and after one did."""
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -21,13 +20,6 @@ class Clock:
 
     def shows(self) -> str:
         return iso(HOST_CLOCK.wall())[:16]
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 def notice(command: Command) -> None:

@@ -5,13 +5,6 @@ import pytest
 from tests.command import Command
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "from me")
     given = ("--env", "OLD=1", "--label", "old=1", "--run-timeout", "9s", "--kill-signal", "INT")

@@ -12,13 +12,6 @@ from dispatcher.cli import app
 from tests.command import Command
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def examples(verb: str | None) -> list[str]:
     command = app.dispatcher if verb is None else app.dispatcher.get_command(CONTEXT, verb)
     assert command is not None

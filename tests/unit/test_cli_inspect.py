@@ -25,13 +25,6 @@ RUN_KEYS = (
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def test_show_as_json_has_every_key_of_the_contract(command: Command) -> None:
     command("submit", "--env", "TOKEN=hunter2", "--", "sh", "-c", "exit 3")
     lock, file = command.run_once(output=b"hello\n", tail="hello\n")

@@ -3,7 +3,6 @@
 import re
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +20,6 @@ from tests.reports import report
 NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run --detach; "
 ENDED_LATER = f"{NO_DAEMON}a run that is not being ended yet goes on until it is back\n"
 READY_LATER = f"{NO_DAEMON}ready tasks wait until it is back\n"
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 def claimed(command: Command, *options: object) -> Claim:

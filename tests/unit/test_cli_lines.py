@@ -7,13 +7,6 @@ from dispatcher.task_checks import MAX_ENVIRONMENT, MAX_PAYLOAD
 from tests.command import Command
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def lines(*tasks: object) -> bytes:
     return b"".join(json.dumps(task).encode() + b"\n" for task in tasks)
 

@@ -20,13 +20,6 @@ from tests.command import Command
 MINUTE = 60_000
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 class Terminal(io.TextIOWrapper):
     """A stdout that is a terminal."""
 

@@ -1,7 +1,6 @@
 """An older database: refused by every verb but those that may bring it up to date."""
 
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +12,6 @@ from tests.command import Command
 NOW = len(migrations.MIGRATIONS)
 NEXT = NOW + 1
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT;"
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 @pytest.fixture

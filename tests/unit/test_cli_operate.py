@@ -9,13 +9,6 @@ from tests.command import Command
 from tests.contract.sqlite_files import file_size_limit
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def ids(result: Any) -> list[int]:
     return [task["id"] for task in result.json]
 

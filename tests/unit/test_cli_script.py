@@ -15,13 +15,6 @@ echo hello
 """
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def test_the_comments_of_a_script_hold_options(command: Command) -> None:
     Path("job.sh").write_text(SCRIPT)
 

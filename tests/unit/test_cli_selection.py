@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,19 +22,6 @@ from tests.command import Command
 MANY = FEW + 5
 
 READY, HELD = TaskState.READY, TaskState.HELD
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture
-def client(command: Command) -> Iterator[Client]:
-    with command.client() as client:
-        yield client
 
 
 def submit(command: Command, many: int, *options: object) -> None:

@@ -15,13 +15,6 @@ from tests.command import Command
 IDLE = "dispatcher: no daemon runs here, so nothing runs yet; start it: dispatcher run --detach\n"
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def test_submit_prints_the_id_alone(command: Command) -> None:
     first = command("submit", "--", "echo", "hello")
     second = command("submit", "true")

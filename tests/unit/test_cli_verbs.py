@@ -22,14 +22,6 @@ from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.reports import report
 
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 #: The beginning of all times.
 START = Calendar(StoreTime(0), 0)
 

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -7,13 +6,6 @@ from dispatcher.cli import waiting as cli_waiting
 from dispatcher.model import Outcome, TaskState
 from dispatcher.operations import waiting
 from tests.command import Command
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 @pytest.fixture

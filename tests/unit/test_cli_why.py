@@ -1,7 +1,5 @@
 """`hold`, `release`, `pause`, `resume` and `why`, without a daemon."""
 
-from pathlib import Path
-
 import pytest
 
 from dispatcher.calendar import Calendar
@@ -14,13 +12,6 @@ from tests.reports import report
 
 #: The beginning of all times.
 START = Calendar(StoreTime(0), 0)
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 def test_a_task_is_held_with_a_reason_and_released(command: Command) -> None:

@@ -2,7 +2,6 @@ import math
 import os
 import signal
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,13 +14,6 @@ from dispatcher.execution import Claim
 from dispatcher.model import Intent, Liveness, TaskFilter
 from dispatcher.new_task import NewTask
 from tests.command import Command
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 def new_task(**fields: Any) -> NewTask:

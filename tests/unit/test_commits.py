@@ -1,7 +1,6 @@
 """A commit without an answer is never called "nothing was written"."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,6 @@ from tests.contract.sqlite_files import file_size_limit
 from tests.unit.test_supervisor import Unwell
 
 UNKNOWN = "the commit has an unknown outcome"
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
 
 
 @pytest.fixture

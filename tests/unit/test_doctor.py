@@ -28,13 +28,6 @@ from tests.reports import report
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture
 def used(command: Command) -> Command:
     """A store with a task in it."""
     command("submit", "--", "true")

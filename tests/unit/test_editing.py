@@ -1,7 +1,6 @@
 """`Client.edit`: what can be changed of a task that does not run, and what cannot."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,19 +13,6 @@ from dispatcher.operations.editing import TaskEdits, edit_each
 from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.wire import KillMode
 from tests.command import Command
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture
-def client(command: Command) -> Iterator[Client]:
-    with command.client() as client:
-        yield client
 
 
 def submitted(client: Client, **options: Any) -> int:

@@ -16,13 +16,6 @@ from tests.command import Command
 GOOD = "[profiles.good]\ncommand = ['true']\n"
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)
-
-
 def read(file: Path, text: str) -> Config:
     file.write_text(f"[node]\nstate_dir = '/s'\nruntime_dir = '/r'\nslots = 3\n{GOOD}{text}")
     return load(str(file), {})
