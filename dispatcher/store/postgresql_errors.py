@@ -1,0 +1,126 @@
+"""PostgreSQL's errors as errors of the store, with remedies for the user.
+
+An error's kind is its SQLSTATE, or the first two characters of it. Of what a server refuses before
+a session exists, libpq passes on only the text: known English texts count as their SQLSTATE.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import psycopg
+
+from dispatcher.complaints import in_words
+from dispatcher.errors import DispatcherError, StoreRefused, StoreUnavailable, StoreUnusable
+
+#: Raised for a value that no column can hold, and for all that goes wrong in driver and server.
+ERRORS: Final = (psycopg.Error, UnicodeEncodeError)
+
+_UP: Final = "is the server up, and can it be reached from this host?"
+_AGAIN: Final = "nothing was written, so try again"
+_CREDENTIALS: Final = (
+    "let store.url name a role that pg_hba.conf lets in, and let a password file (~/.pgpass or"
+    " PGPASSFILE) or a service file hold its password"
+)
+_RESOURCES: Final = "has the server room on its disk, memory, and free connections?"
+_LOG: Final = "its log says more"
+
+#: What passes: the server does not answer now, or did not let this session finish.
+_UNAVAILABLE: Final[Mapping[str, str]] = {
+    "": _UP,
+    "08": _UP,
+    "0A000": _AGAIN,  # only that of `_REPLANNED`
+    "25": _AGAIN,
+    "25006": "it is a standby, or set to read-only; let store.url name the primary",
+    "26": _AGAIN,
+    "40": _AGAIN,
+    "53": _RESOURCES,
+    "55": _AGAIN,
+    "57": _UP,
+    "57014": "try again, or look for what slows it down: select * from pg_stat_activity",
+    "58": _LOG,
+    "XX": _LOG,
+}
+
+#: What stays as it is until a person changes it.
+_UNUSABLE: Final[Mapping[str, str]] = {
+    "28": _CREDENTIALS,
+    "3D": "create it (createdb), or let store.url name another database",
+    "3F": "let store.schema name one that exists",
+    "42": "restore it from a backup, or let store.schema name another schema",
+    "42501": "grant this role what it lacks, or let store.url name another role",
+}
+
+#: Classes of errors in one statement's values: value, constraint, size of an index entry.
+_REFUSED: Final = ("22", "23", "54")
+
+_LOCKED: Final = "55P03"
+_IDLE_TOO_LONG: Final = "25P03"
+_READ_ONLY: Final = "25006"
+
+#: A migration by another session changed what a prepared statement returns.
+_REPLANNED: Final = "cached plan must not change result type"
+
+_AT_CONNECT: Final = (
+    (re.compile(r'database ".*" does not exist'), "3D000"),
+    (re.compile(r"authentication failed|no password supplied|pg_hba\.conf"), "28000"),
+    (re.compile(r'role ".*" (does not exist|is not permitted)'), "28000"),
+    (re.compile(r"permission denied for database"), "42501"),
+)
+
+
+def translated(error: Exception, name: str, patience: float) -> DispatcherError:
+    """Return the store's error for one of `ERRORS`; raise it again if the program is at fault."""
+    if isinstance(error, UnicodeEncodeError):
+        return StoreRefused(f"a text {in_words(error)}")
+    if isinstance(error, psycopg.DataError) and not error.sqlstate:
+        return StoreRefused("a text contains NUL, which PostgreSQL cannot store")
+    state, said = _state_of(error), _said(error)
+    if state.startswith(_REFUSED):
+        return StoreRefused(said)
+    if (remedy := _of_kind(state, _UNUSABLE)) is not None:
+        return StoreUnusable(f"{name}: {said}; {remedy}")
+    if state == _LOCKED:
+        said = f"another session has held a lock for more than {patience:g} s"
+    if (remedy := _of_kind(state, _UNAVAILABLE)) is not None:
+        return StoreUnavailable(f"{name}: {said}; {remedy}")
+    raise error
+
+
+def ends_session(error: Exception) -> bool:
+    """Return whether the session is over, or of no use any more."""
+    if isinstance(error, UnicodeEncodeError | psycopg.DataError):
+        return False
+    state = _state_of(error)
+    if state.startswith("57"):
+        return state != "57014"
+    return state in ("", _IDLE_TOO_LONG, _READ_ONLY) or state.startswith(("08", "26"))
+
+
+def proves_no_commit(error: psycopg.Error) -> bool:
+    """Return whether a failed COMMIT is known to have written nothing.
+
+    An ERROR aborts the transaction. After a FATAL the session is over, and the commit may have
+    come before; but a session is idle only before its COMMIT arrives.
+    """
+    return error.sqlstate == _IDLE_TOO_LONG or error.diag.severity_nonlocalized == "ERROR"
+
+
+def _of_kind(state: str, kinds: Mapping[str, str]) -> str | None:
+    return kinds.get(state, kinds.get(state[:2]))
+
+
+def _state_of(error: Exception) -> str:
+    """Return the SQLSTATE; "" for a lost connection; "?" for a mistake of the program."""
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return "?" if state.startswith("0A") and _REPLANNED not in str(error) else str(state)
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return "?"
+    return next((known for text, known in _AT_CONNECT if text.search(str(error))), "")
+
+
+def _said(error: Exception) -> str:
+    """Return the message on one line, without details: they would show values of the row."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((primary or str(error)).split())

@@ -1,0 +1,175 @@
+"""Sessions on a PostgreSQL server, in which every wait ends."""
+
+import os
+import select
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import psycopg
+from psycopg.abc import RV, ConnParam, PQGen
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+from psycopg.types.numeric import Int8Dumper
+
+from dispatcher.errors import ConfigError, DispatcherError, StoreUnusable
+from dispatcher.store import postgresql_errors
+from dispatcher.times import instant
+
+#: The oldest version that is supported, as libpq counts versions.
+OLDEST: Final = 140_000
+
+#: Seconds beyond the patience with others after which the server ends a statement, and after which
+#: a session gives up waiting for an answer. libpq waits as long for a connection at least.
+STATEMENT: Final = 1.0
+ANSWER: Final = 2.0
+
+#: Executions of a statement before it is prepared: a command that runs it once does without.
+_UNPREPARED: Final = 2
+_MOST_PREPARED: Final = 500
+
+#: Seconds between two looks for Ctrl-C while a session waits.
+_LOOK_EVERY: Final = 0.1
+
+#: Parameters of libpq that appear in messages. The others may hold secrets.
+_NAMED: Final = ("service", "host", "hostaddr", "port", "dbname")
+
+# All numbers are BIGINT, so that a statement has the same types whatever the numbers are.
+_ADAPTERS: Final = AdaptersMap(psycopg.adapters)
+_ADAPTERS.register_dumper(int, Int8Dumper)
+
+
+class Session(psycopg.Connection[TupleRow]):
+    """A connection that waits at most `left` seconds more for the server, in all."""
+
+    left: float = 0.0
+
+    def wait(
+        self, gen: PQGen[RV], interval: float = _LOOK_EVERY, timeout: float | None = None
+    ) -> RV:
+        began = instant()
+        left = max(0.0, self.left)
+        try:
+            return super().wait(gen, interval, left if timeout is None else min(left, timeout))
+        finally:
+            self.left -= instant() - began
+
+    def is_lost(self) -> bool:
+        """Return whether the session is known to be over, without waiting."""
+        poll = select.poll()
+        try:
+            poll.register(self.pgconn.socket, select.POLLIN)
+            while poll.poll(0):
+                self.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return True
+        return self.closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseServer:
+    """A schema of a database on a server, and how long a transaction there waits for others."""
+
+    parameters: Mapping[str, ConnParam] = field(repr=False)
+    """Those of libpq, perhaps with a password."""
+    schema: str
+    patience: float
+
+    @classmethod
+    def of(cls, url: str, *, schema: str, patience: float) -> Self:
+        """Return the server of a connection URI of libpq. Raises `ConfigError` if it is none."""
+        try:
+            parameters = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            # Not repeated: the message of libpq quotes what may be a password.
+            raise ConfigError(
+                "store.url is no connection URI of PostgreSQL; write for example:"
+                ' url = "postgresql://dispatcher@db.example/dispatcher"'
+            ) from None
+        return cls(parameters=parameters, schema=schema, patience=patience)
+
+    @property
+    def name(self) -> str:
+        """What messages call it: without the user and without secrets."""
+        named = [f"{key}={self.parameters[key]}" for key in _NAMED if key in self.parameters]
+        return f"PostgreSQL ({' '.join([*named, f'schema={self.schema}'])})"
+
+    @property
+    def answer(self) -> float:
+        """Seconds that a transaction waits for the server in all, connecting apart."""
+        return self.patience + ANSWER
+
+    def connect(self) -> Session:
+        """Open a session. Raises `StoreUnavailable` and `StoreUnusable`."""
+        try:
+            session = Session.connect(
+                self._conninfo(),
+                autocommit=True,  # transactions begin and end by statements of their own
+                prepare_threshold=_UNPREPARED,
+                context=_ADAPTERS,
+                cursor_factory=psycopg.RawCursor,
+            )
+        except psycopg.Error as error:
+            raise self.translated(error) from error
+        session.prepared_max = _MOST_PREPARED
+        session.left = self.answer
+        try:
+            self._refuse_unfit(session.info)
+            session.execute(self._settings())
+        except psycopg.Error as error:
+            session.close()
+            raise self.translated(error) from error
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def translated(self, error: Exception) -> DispatcherError:
+        """Return the store's error for one of `postgresql_errors.ERRORS`."""
+        return postgresql_errors.translated(error, self.name, self.patience)
+
+    def _conninfo(self) -> str:
+        """Return the parameters, with those that the URL leaves open or may not decide."""
+        given = self.parameters
+        addresses = str(given.get("host") or given.get("hostaddr")).split(",")
+        wanted: Mapping[str, ConnParam] = {
+            "target_session_attrs": "read-write",
+            "application_name": f"dispatcher {socket.gethostname()} {os.getpid()}",
+            "tcp_user_timeout": round(self.answer * 1000),
+            "keepalives_idle": round(self.answer),
+            "keepalives_interval": 1,
+            "keepalives_count": 3,
+        }
+        decided: Mapping[str, ConnParam] = {
+            "connect_timeout": max(round(ANSWER), int(self.answer / len(addresses))),
+            "client_encoding": "UTF8",
+        }
+        return make_conninfo("", **{**wanted, **given, **decided})
+
+    def _settings(self) -> bytes:
+        """Return the statement that prepares a session."""
+        locked = max(1, round(self.patience * 1000))  # 0 would be for ever
+        settings = {
+            "lock_timeout": locked,
+            "statement_timeout": locked + round(STATEMENT * 1000),
+            "idle_in_transaction_session_timeout": round(5 * self.answer * 1000),
+            "client_min_messages": "warning",
+            "search_path": f'"{self.schema}"',
+        }
+        return "; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode()
+
+    def _refuse_unfit(self, found: psycopg.ConnectionInfo) -> None:
+        """Raise `StoreUnusable` for an old server, or a database that cannot hold every text."""
+        if found.server_version < OLDEST:
+            major, minor = divmod(found.server_version, 10_000)
+            raise StoreUnusable(
+                f"{self.name} has version {major}.{minor}, and the dispatcher needs"
+                f" {OLDEST // 10_000} or newer; upgrade the server"
+            )
+        if (encoding := found.parameter_status("server_encoding")) != "UTF8":
+            raise StoreUnusable(
+                f"{self.name} has the encoding {encoding}, which cannot hold every text; "
+                "create a database with UTF8: createdb --template template0 --encoding UTF8"
+            )

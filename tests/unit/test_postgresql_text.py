@@ -1,0 +1,85 @@
+"""The translation of the store's SQL for PostgreSQL."""
+
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from dispatcher.errors import StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.store import postgresql_errors
+from dispatcher.store.postgresql import translated
+
+
+def test_each_parameter_has_one_number_in_order_of_its_first_use() -> None:
+    statement = "SELECT :b, :a + :b WHERE x = :a_2"
+
+    assert (b"SELECT $1, $2 + $1 WHERE x = $3", ("b", "a", "a_2")) == translated(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 'a :b' || 'it''s :c'",
+        "SELECT 1 -- don't take :this",
+        "SELECT '1'::bigint",
+        "SELECT '%s' LIKE '%'",
+        "substr(node, 1, 6) = 'local:'",
+    ],
+)
+def test_literals_comments_and_casts_hold_no_parameter(statement: str) -> None:
+    assert (statement.encode(), ()) == translated(statement)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "remedy", "ends"),
+    [
+        ("40001", StoreUnavailable, "try again", False),
+        ("53100", StoreUnavailable, "room on its disk", False),
+        ("55P03", StoreUnavailable, "held a lock for more than 5 s", False),
+        ("57014", StoreUnavailable, "slows it down", False),
+        ("57P01", StoreUnavailable, "is the server up", True),
+        ("25006", StoreUnavailable, "name the primary", True),
+        ("25P03", StoreUnavailable, "try again", True),
+        ("26000", StoreUnavailable, "try again", True),
+        ("08006", StoreUnavailable, "is the server up", True),
+        ("22003", StoreRefused, "", False),
+        ("23514", StoreRefused, "", False),
+        ("54000", StoreRefused, "", False),
+        ("3D000", StoreUnusable, "createdb", False),
+        ("3F000", StoreUnusable, "store.schema", False),
+        ("42P01", StoreUnusable, "restore it", False),
+        ("42501", StoreUnusable, "grant this role", False),
+        ("28P01", StoreUnusable, "PGPASSFILE", False),
+        ("XX001", StoreUnavailable, "its log", False),
+    ],
+)
+def test_an_error_is_translated_by_its_state(
+    state: str, kind: type[Exception], remedy: str, ends: bool
+) -> None:
+    error = psycopg.errors.lookup(state)("it failed")
+    found = postgresql_errors.translated(error, "PostgreSQL (host=h)", 5.0)
+
+    assert kind is type(found)
+    assert remedy in str(found)
+    assert ends == postgresql_errors.ends_session(error)
+
+
+def test_a_session_that_was_idle_too_long_had_no_commit_under_way() -> None:
+    idle, ended = (psycopg.errors.lookup(state)("it") for state in ("25P03", "57P01"))
+
+    assert postgresql_errors.proves_no_commit(idle)
+    assert not postgresql_errors.proves_no_commit(ended)
+
+
+def test_a_mistake_of_the_program_stays_what_it_is() -> None:
+    mistake = psycopg.ProgrammingError("the query has 1 placeholder")
+
+    with pytest.raises(psycopg.ProgrammingError):
+        postgresql_errors.translated(mistake, "it", 1.0)
+
+
+def test_an_embedded_installation_never_loads_the_driver() -> None:
+    code = "import sys, dispatcher.cli.app, dispatcher.client; sys.exit('psycopg' in sys.modules)"
+
+    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
