@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakSet
 
-from dispatcher import commits, control, submission, task_checks
+from dispatcher import commits, submission, task_checks
 from dispatcher.config.config import Config
+from dispatcher.control import ControlBell
 from dispatcher.execution import Claim
 from dispatcher.host import owner
 from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskFilter, TaskState
@@ -42,8 +43,8 @@ class Client(Reader):
 
     Every method raises `StoreUnavailable` when the store does not answer within `patience` seconds
     (nothing was written), `StoreUnusable` when it is damaged or another one, and `CommitUnknown`
-    when it is unknown whether the change was made: its text gives the remedy. Methods that create
-    work wake the daemon, if one runs. After a fork every method but `close` raises
+    when it is unknown whether the change was made: its text gives the remedy. Changes that give the
+    daemon work wake it, if one runs. After a fork every method but `close` raises
     `DispatcherError` in the child: open another client there.
 
     Root gets a `ConfigError` for another user's state directory: a library cannot change its user.
@@ -53,7 +54,12 @@ class Client(Reader):
         self.config = config
         if (foreign := owner.foreign_owner(config.state_dir, config.other_places)) is not None:
             raise owner.refused(foreign, config.state_dir)
-        self.store = open_store(config.store_url, state_dir=config.state_dir, patience=patience)
+        self.store = open_store(
+            config.store_url,
+            state_dir=config.state_dir,
+            patience=patience,
+            bell=ControlBell(config),
+        )
         """The store as it is, whose methods check nothing; for tests and tools."""
         self._locks: dict[int, str] = {}
         self._unread: WeakSet[Generator[Submitted]] = WeakSet()
@@ -83,10 +89,7 @@ class Client(Reader):
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
         if task is None:
             task = submission.new_task(self.config, command, options)
-        (submitted,) = operations.accept(self.store, [task_checks.checked(task)])
-        with commits.report_done(f"task {submitted.task_id} is accepted: do not submit it again"):
-            control.wake(self.config)
-        return submitted
+        return operations.accept(self.store, [task_checks.checked(task)])[0]
 
     def submit_many(
         self, tasks: Iterable[NewTask], *, report: Callable[..., object] = _no_progress
@@ -113,8 +116,6 @@ class Client(Reader):
             report=report,
         )
         self._unread.add(submitted)
-        with commits.report_done("all tasks are accepted: do not submit them again"):
-            control.wake(self.config)
         return submitted
 
     # Verbs of operators return the state that the task was in; None if the task does not exist.
@@ -188,9 +189,7 @@ class Client(Reader):
     def resume(self, queue: str) -> bool:
         """Allow claims from a queue again; False: it was not paused."""
         resume = commits.first_answer(lambda _: self.store.resume(queue))
-        resumed = commits.change(self.store, resume, remedy="resume it again")
-        control.wake(self.config)
-        return resumed
+        return commits.change(self.store, resume, remedy="resume it again")
 
     def prunable(self, *, older_than_ms: int, states: Collection[TaskState] = FINISHED) -> int:
         """Return how many tasks in these states finished at least so long ago."""

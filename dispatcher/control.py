@@ -1,5 +1,7 @@
 """The client's side of the daemon's control socket: one JSON object a line each way.
 
+Of an embedded store it is also the bell: a change that gives the daemon work wakes it there.
+
 A client's environment (`$XDG_RUNTIME_DIR`) may lead to another socket than the daemon's. The daemon
 therefore writes its address into the state directory, with that directory's device and inode: in a
 copy of the directory they differ, so that no client takes the original's daemon for the copy's.
@@ -98,6 +100,22 @@ def wake(config: Config) -> bool:
     except OSError:
         return False
     return True
+
+
+class ControlBell:
+    """The bell of an embedded store: a message to the control socket of its one daemon."""
+
+    statement = ""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def ring(self) -> None:
+        wake(self._config)
+
+    def fileno(self) -> None: ...
+
+    def read(self) -> None: ...
 
 
 def is_running(config: Config) -> bool:

@@ -22,6 +22,7 @@ from dispatcher.model import Run, Task, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import Store
+from dispatcher.store.bell import Bell
 from dispatcher.store.open import open_store
 from dispatcher.supervisor.recorder import TICKS
 from dispatcher.supervisor.retention import Files
@@ -40,6 +41,26 @@ SETTINGS = SupervisorSettings(
     start=StartSettings(worker_socket="/run/worker.sock"),
     retry=RetryPolicy(backoff_min_ms=10_000, backoff_max_ms=60_000, cooldown_ms=30_000),
 )
+
+
+class FakeBell:
+    """A bell that counts, and calls what a test gives it."""
+
+    def __init__(self, statement: str = "") -> None:
+        self.statement = statement
+        self.rings = 0
+        self.on_ring: Callable[[], object] = int
+
+    def ring(self) -> None:
+        self.rings += 1
+        self.on_ring()
+
+    def fileno(self) -> None: ...
+
+    def read(self) -> None: ...
+
+
+rings: Bell = FakeBell()
 
 
 class FakeExecutor:
@@ -177,13 +198,18 @@ class World:
     stepped: float = 0.0
     boot: str = "boot"
     executor: FakeExecutor = field(default_factory=FakeExecutor)
+    bell: FakeBell = field(default_factory=FakeBell)
     files: Files | None = None
     caught_up: bool = True
     """Whether the daemon has read everything that waits."""
 
     def __post_init__(self) -> None:
         self.store: Store = open_store(
-            "sqlite://", state_dir=Path("/nonexistent"), patience=0.0, clock=self.clock()
+            "sqlite://",
+            state_dir=Path("/nonexistent"),
+            patience=0.0,
+            clock=self.clock(),
+            bell=self.bell,
         )
         self.executor.clock, self.executor.wall = self.at, self.wall
         self.supervisor = self.fresh_supervisor()

@@ -75,9 +75,8 @@ class Daemon:
         self._executor, self._around = executor, around
         self._variables = environment_file.read_all(config)
         followed = settings(config, node, self._variables, until_idle=until_idle)
-        _make_output_dir(config)
+        self._outputs = _output_directory(config)
         self._control = None if around.listen is None else around.listen()
-        self._outputs = OutputDirectory(followed.output_dir, _bounds(config))
         self.supervisor = Supervisor(
             store, executor, followed, rng=random.SystemRandom(), files=self._outputs
         )
@@ -95,6 +94,7 @@ class Daemon:
             self.supervisor,
             executor,
             selector=self._selector,
+            bell=store.bell,
             control=self._control_channel(),
             duties=self._duties(),
         )
@@ -252,13 +252,15 @@ def _on_stop(config: Config) -> Stop:
     return Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
 
 
-def _make_output_dir(config: Config) -> None:
+def _output_directory(config: Config) -> OutputDirectory:
+    """Return the output directory, made if it is missing."""
     try:
         config.output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         problem = f"cannot make the output directory {config.output_dir}"
         remedy = "move away what is there, or set [node] state_dir to another directory"
         raise cannot_write(problem, error, remedy) from error
+    return OutputDirectory(str(config.output_dir), _bounds(config))
 
 
 def _check_store(

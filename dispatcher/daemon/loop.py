@@ -10,6 +10,7 @@ from dispatcher.daemon.duties import Duty
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.worker_channel import WorkerChannel
 from dispatcher.executor_api import Event
+from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, instant
@@ -24,11 +25,15 @@ class Loop:
         executor: ExecutorClient,
         *,
         selector: selectors.EpollSelector,
+        bell: Bell = NO_BELL,
         control: Channel | None = None,
         duties: Sequence[Duty] = (),
         clock: Callable[[], Instant] = instant,
     ) -> None:
-        """`selector` holds callables as data: each is called with the instant and the events."""
+        """`selector` holds callables as data: each is called with the instant and the events.
+
+        `bell` is what wakes this daemon for changes of the store, apart from `control`.
+        """
         self._supervisor = supervisor
         self._executor = executor
         self._selector = selector
@@ -39,6 +44,8 @@ class Loop:
         self._connection: int | None = None
         """The descriptor of the executor's connection, while the selector watches it."""
         executor.call_before_close(self._unwatch_executor)
+        if (descriptor := bell.fileno()) is not None:
+            selector.register(descriptor, selectors.EVENT_READ, lambda *_: bell.read())
         self._workers = WorkerChannel(selector)
         self._deadline = Instant(0.0)
         self._again = False

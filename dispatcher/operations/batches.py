@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
-from dispatcher import commits, control
+from dispatcher import commits
 from dispatcher.config.config import Config
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -45,7 +45,6 @@ def in_batches(
                 if turns
                 else commits.change(store, do, remedy=_REMEDY)
             )
-            control.wake(config)
         done += len(some)
         yield answer
 

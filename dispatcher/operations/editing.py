@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
-from dispatcher import commits, control, task_checks
+from dispatcher import commits, task_checks
 from dispatcher.config.config import Config
 from dispatcher.config.limits import LONGEST
 from dispatcher.errors import InvalidTask
@@ -78,7 +78,6 @@ def edit(store: Store, config: Config, task_id: int, edits: TaskEdits) -> TaskSt
     (answer,) = commits.change(store, do, remedy=remedy)
     if answer.refused is not None:
         raise InvalidTask(answer.refused)
-    control.wake(config)
     return answer.was
 
 

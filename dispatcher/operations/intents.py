@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dispatcher import commits, control
+from dispatcher import commits
 from dispatcher.config.config import Config
 from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
 from dispatcher.operations.batches import in_batches
@@ -22,7 +22,6 @@ def request(
     """Write an intent, and return its result: see `Client.request`."""
     do = _Intended(store, config, _parsed(word), why).write([task_id])
     (result,) = commits.change(store, do, remedy=f"see `dispatcher show {task_id}`")
-    control.wake(config)
     return result
 
 

@@ -3,7 +3,7 @@
 import os
 from itertools import takewhile
 
-from dispatcher import commits, control, submission
+from dispatcher import commits, submission
 from dispatcher.config.config import Config
 from dispatcher.errors import NoLock, QueuePaused
 from dispatcher.execution import LOCAL, Claim
@@ -61,7 +61,6 @@ class LocalClaims:
 
         remedy = "see `dispatcher show`; otherwise it is `lost` when its lease expires"
         commits.change(self._store, release, remedy=remedy)
-        control.wake(self._config)
 
     def heartbeat(
         self, task_id: int, lock: str | None, progress: float | None, note: str | None
@@ -87,9 +86,7 @@ class LocalClaims:
             return answer
 
         remedy = "declare the same again, which does no harm"
-        answer = commits.change(self._store, declare, remedy=remedy)
-        control.wake(self._config)
-        return answer
+        return commits.change(self._store, declare, remedy=remedy)
 
     def _claim(
         self, queue: str, task_id: int | None, lease_ttl_ms: int | None, now: StoreTime

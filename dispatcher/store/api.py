@@ -29,6 +29,7 @@ from dispatcher.model import (
 )
 from dispatcher.new_task import NewTask
 from dispatcher.selection import Match
+from dispatcher.store.bell import Bell
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
@@ -56,6 +57,10 @@ class Transactions(Protocol):
         Commits at the end, rolls back on any exception. Raises `CommitUnknown` when the outcome of
         the commit is unknown; the next transaction then opens a fresh connection. `CommitUnknown`
         is not a `StoreUnavailable`, after which a caller may safely repeat its work.
+
+        A transaction that gives daemons work rings the store's bell once (see `bell`): one that
+        makes a task ready, or due before all others; that writes an intent, a declaration or an
+        ending; that edits, cancels or holds a task, or resumes a queue. Beats and notes never do.
         """
 
     def snapshot(self) -> AbstractContextManager[StoreTime]:
@@ -451,6 +456,10 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
 class Store(SubmitterStore, OperatorStore, SupervisorStore, Protocol):
     """All of it: for the daemon's composition and the client."""
+
+    @property
+    def bell(self) -> Bell:
+        """What wakes the daemons on this store."""
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

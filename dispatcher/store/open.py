@@ -17,6 +17,7 @@ from dispatcher.host import files, owner
 from dispatcher.host.locks import FileLock, lock_file
 from dispatcher.store import migrate, migrations
 from dispatcher.store.api import Store
+from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.store.clock import Clock
 from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
 from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
@@ -39,14 +40,15 @@ def open_store(
     upgrade: bool = False,
     clock: HostClock = HOST_CLOCK,
     mountinfo: Path = MOUNTINFO,
+    bell: Bell = NO_BELL,
 ) -> Store:
     """Open the store that `url` names: ``sqlite:///PATH``, or ``sqlite://`` for one in memory.
 
-    A transaction waits up to `patience` seconds for other writers; `clock` is the host's. With
-    `create`, a missing database is created unless the state directory remembers one. With
-    `upgrade`, an older schema is upgraded: only a holder of `lock_database` may, as a daemon may
-    use the old one. The state directory remembers its first store's identity; the caller compares
-    a later one by `remembered_identity`.
+    A transaction waits up to `patience` seconds for other writers; `clock` is the host's. `bell` is
+    rung for the daemon of an embedded store. With `create`, a missing database is created unless
+    the state directory remembers one. With `upgrade`, an older schema is upgraded: only a holder of
+    `lock_database` may, as a daemon may use the old one. The state directory remembers its first
+    store's identity; the caller compares a later one by `remembered_identity`.
 
     Raises `ConfigError` for a URL that names no store, `StoreUnusable` for a database that is lost,
     replaced, damaged or cannot be created, `StoreUnavailable` for one that does not answer in time.
@@ -54,13 +56,13 @@ def open_store(
     path = database_path(url)
     if path is None:
         engine = SqliteEngine(None, patience=patience)
-        return SqlStore(engine, migrate.create(engine), Clock(clock))
+        return SqlStore(engine, migrate.create(engine), Clock(clock), bell)
     refuse_place(path, mountinfo)
     _ensure_exists(path, state_dir, create=create)
     owner.refuse_foreign(state_dir, path)
     engine = SqliteEngine(path, patience=patience)
     try:
-        store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock))
+        store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock), bell)
         if remembered_identity(state_dir) is None:
             remember_identity(state_dir, store.identity)
     except BaseException:

@@ -33,7 +33,8 @@ class SqlOperator(SqlReader):
         if run is not None:
             self._end(run, Intent.CANCEL, Outcome.CANCELLED, reason)
         elif state not in FINISHED:
-            self.engine.change(sql.CANCEL, {"id": task_id, "reason": reason, "now": now})
+            values = {"id": task_id, "reason": reason, "now": now}
+            self._announce(self.engine.change(sql.CANCEL, values) > 0)
         return state
 
     def hold(
@@ -45,13 +46,14 @@ class SqlOperator(SqlReader):
                 return state
             self._end(run, Intent.HOLD, Outcome.HELD, reason)
         elif state not in FINISHED and (state is not TaskState.HELD or replace_reason):
-            self.engine.change(claims_sql.HOLD, {"id": task_id, "reason": reason})
+            values = {"id": task_id, "reason": reason}
+            self._announce(self.engine.change(claims_sql.HOLD, values) > 0)
         return state
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state in CHANGES[Intent.RETRY]:
-            self.engine.change(sql.RETRY, {"id": task_id, "now": now})
+            self._announce(self.engine.change(sql.RETRY, {"id": task_id, "now": now}) > 0)
         elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
             self._intend(run, Intent.RETRY, "retried by operator")
         return state
@@ -59,7 +61,7 @@ class SqlOperator(SqlReader):
     def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state is TaskState.HELD:
-            self.engine.change(sql.RELEASE, {"id": task_id, "now": now})
+            self._announce(self.engine.change(sql.RELEASE, {"id": task_id, "now": now}) > 0)
         elif run is not None and run.is_ending and _can_be_released(run, policy, now):
             self._intend(run, Intent.RELEASE, "released by operator")
         return state
@@ -67,14 +69,14 @@ class SqlOperator(SqlReader):
     def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
         changed = edited_columns(before, after)
         values = {**edit_parameters(before, after, now), **changed}
-        return self.engine.change(sql.edit(tuple(changed)), values) > 0
+        return self._announce(self.engine.change(sql.edit(tuple(changed)), values) > 0)
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}
         return self.engine.change(sql.PAUSE, values) > 0
 
     def resume(self, queue: str) -> bool:
-        return self.engine.change(sql.RESUME, {"queue": queue}) > 0
+        return self._announce(self.engine.change(sql.RESUME, {"queue": queue}) > 0)
 
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
@@ -145,7 +147,7 @@ class SqlOperator(SqlReader):
 
     def _intend(self, run: OpenRun, intent: Intent, reason: str) -> None:
         values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
-        self.engine.change(sql.INTEND, values)
+        self._announce(self.engine.change(sql.INTEND, values) > 0)
 
     def _delete_task(self, task_id: int) -> None:
         """Delete a task, and its environment if no other task has it."""

@@ -51,6 +51,7 @@ class SqlSubmitter(SqlTransactions):
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
                 self.engine.change(sql.SUBMIT_PAYLOAD, values)
+            self._announce_task(new["state"], new["run_at"])
             return Submitted(task_id, created=True)
         if task.environment is not None:
             values = {"id": ids.pop(task.environment)}

@@ -28,6 +28,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         if due:
             values = [{"id": task_id, "now": now} for (task_id,) in due]
             self.engine.change_each(sql.MAKE_READY, values)
+        self._announce(bool(due))
         return len(due)
 
     def next_due(self) -> StoreTime | None:
@@ -104,7 +105,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return self._open_runs(sql.ENDINGS, {"node": node})
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
-        return claims.begin_ending(self.engine, uid, ending, reason)
+        return self._announce(claims.begin_ending(self.engine, uid, ending, reason))
 
     def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
         values = settlement_parameters(settlement, now)
@@ -113,6 +114,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         if settlement.total_anew:
             self.engine.change(sql.BEGIN_TOTAL_ANEW, values)
         self.engine.change(sql.MOVE_ON, values)
+        self._announce_task(settlement.state, settlement.run_at)
         if (remains := remains_parameters(settlement)) is not None:
             self.engine.change(sql.REMAINS, remains)
         return True

@@ -1,11 +1,16 @@
 """Transactions on an engine, at the store's time: what all parts of the store share."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from dispatcher.calendar import Calendar, Setting
+from dispatcher.errors import CommitUnknown
+from dispatcher.model import TaskState
+from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.store.engine import Engine, transaction
+from dispatcher.store.statements import supervisor as sql
 from dispatcher.times import StoreTime
 
 
@@ -25,10 +30,17 @@ class StoreClock(Protocol):
 class SqlTransactions:
     """`Transactions` on an engine whose schema `migrate` has prepared."""
 
-    def __init__(self, engine: Engine, identity: str, clock: StoreClock) -> None:
+    def __init__(
+        self, engine: Engine, identity: str, clock: StoreClock, bell: Bell = NO_BELL
+    ) -> None:
         self.engine = engine
+        self.bell = bell
         self._identity = identity
         self._clock = clock
+        self._announces = False
+        """Whether the transaction gives daemons work."""
+        self._first_due = math.inf
+        """The earliest time for which it schedules a task."""
 
     @property
     def identity(self) -> str:
@@ -36,8 +48,18 @@ class SqlTransactions:
 
     @contextmanager
     def transaction(self) -> Iterator[StoreTime]:
-        with transaction(self.engine, write=True):
-            yield self._clock.begin(self.engine, write=True)
+        self._announces, self._first_due, commits = False, math.inf, False
+        try:
+            with transaction(self.engine, write=True):
+                yield self._clock.begin(self.engine, write=True)
+                self._announce_with_commit()
+                commits = True
+        except BaseException as error:
+            is_unknown = isinstance(error, CommitUnknown) or not isinstance(error, Exception)
+            if commits and is_unknown:
+                self._ring()
+            raise
+        self._ring()
 
     @contextmanager
     def snapshot(self) -> Iterator[StoreTime]:
@@ -46,3 +68,26 @@ class SqlTransactions:
 
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)
+
+    def _announce(self, changed: bool = True) -> bool:
+        """Let the commit wake the daemons, if a statement `changed` anything; return that."""
+        self._announces |= changed
+        return changed
+
+    def _announce_task(self, state: object, run_at: Any) -> None:
+        """Announce a task that is ready, or scheduled before all others (None: for now)."""
+        if state == TaskState.SCHEDULED and run_at is not None:
+            self._first_due = min(self._first_due, run_at)
+        elif state in (TaskState.SCHEDULED, TaskState.READY):
+            self._announce()
+
+    def _announce_with_commit(self) -> None:
+        """Announce the task due next, if it is new; ring by the commit, where that is possible."""
+        if self._first_due < math.inf and not self._announces:
+            self._announce(self.engine.rows(sql.NEXT_DUE) == [(self._first_due,)])
+        if self._announces and self.bell.statement:
+            self.engine.rows(self.bell.statement)
+
+    def _ring(self) -> None:
+        if self._announces:
+            self.bell.ring()

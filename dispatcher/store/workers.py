@@ -36,7 +36,7 @@ class SqlWorker(SqlTransactions):
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         values = declaration_parameters(declaration, now)
-        if self.engine.change(sql.DECLARE, values):
+        if self._announce(self.engine.change(sql.DECLARE, values) > 0):
             return Accepted()
         for word, reason, delay_ms, retry, result in self.engine.rows(sql.DECLARED, values):
             before = replace(

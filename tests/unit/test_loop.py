@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import selectors
 import socket
 import stat
@@ -22,6 +23,7 @@ from dispatcher.daemon_report import DaemonReport
 from dispatcher.executor_api import Connected
 from dispatcher.host import sockets
 from dispatcher.host.notify import Notifier
+from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.report import executor_state
 from dispatcher.times import Instant
@@ -63,10 +65,32 @@ class Supervisor:
         return report(slots=1, executor=executor_state(self._hello, self._client))
 
 
+class PipeBell:
+    """A bell whose descriptor is a pipe's."""
+
+    statement = ""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self) -> None:
+        os.write(self.writer, b"1")
+
+    def fileno(self) -> int:
+        return self.reader
+
+    def read(self) -> None:
+        os.read(self.reader, 100)
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
+
+
 class Daemon:
     """A loop, and the other end of its connection to the executor."""
 
-    def __init__(self, clock: Any, notifier: Notifier | None = None) -> None:
+    def __init__(self, clock: Any, notifier: Notifier | None = None, bell: Bell = NO_BELL) -> None:
         ours, self.executor = socket.socketpair()
         ours.setblocking(False)
         self.waiting = [ours]
@@ -79,7 +103,7 @@ class Daemon:
         duties: list[Duty] = [reports] if reports else []
         self.selector = selectors.EpollSelector()
         self.loop = Loop(
-            supervisor, self.client, selector=self.selector, duties=duties, clock=clock
+            supervisor, self.client, selector=self.selector, bell=bell, duties=duties, clock=clock
         )
 
     def connect(self) -> socket.socket:
@@ -333,3 +357,22 @@ def test_an_executor_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> N
             daemon.loop.step(longest=0)
 
             assert "READY=1" in manager.received()
+
+
+def test_a_daemon_that_sleeps_turns_once_when_the_bell_is_rung() -> None:
+    with closing(PipeBell()) as bell:
+        daemon = Daemon(lambda: Instant(1000.0), bell=bell)
+        with closing(daemon):
+            daemon.loop.step(longest=0)
+            asleep = select.poll()
+            asleep.register(daemon.loop, select.POLLIN)
+            assert [] == asleep.poll(0)
+            daemon.supervisor.ticks.clear()
+
+            bell.ring()
+            bell.ring()
+            assert asleep.poll(0), "its wait returns"
+            daemon.loop.step()
+
+            assert 1 == len(daemon.supervisor.ticks)
+            assert [] == asleep.poll(0), "two rings are one"
