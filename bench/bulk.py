@@ -47,9 +47,10 @@ UPDATE tasks SET state = CASE WHEN id % 3 <> 0 THEN state
     finished_at = CASE WHEN id % 3 <> 0 THEN NULL ELSE created_at END
 """
 RUN = """
-INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, output_path, outcome,
-                  ended_at, reason)
-SELECT id, lower(hex(randomblob(16))), 1, 1, '', 'n', 1, '/o', state, 1, '' FROM tasks
+INSERT INTO runs (task_id, uid, attempt, fence, lock, node, liveness, lease_ttl_ms,
+                  lease_expires_at, claimed_at, output_path, outcome, ended_at, reason)
+SELECT id, lower(hex(randomblob(16))), 1, 1, '', 'n', 'process', 1, 1, 1, '/o', state, 1, ''
+FROM tasks
 WHERE finished_at IS NOT NULL
 """
 EACH_ROW = "SELECT count(*) FROM tasks NOT INDEXED WHERE queue <> ''"
@@ -59,7 +60,7 @@ def fill(where: Path, rows: int) -> float:
     """Make so many tasks; return the CPU seconds of a look at each."""
     with closing(opened(where)) as store, store.transaction() as now:
         for _ in range(rows):
-            store.submit(TASK, now=now)
+            store.submit([TASK], now=now)
     with closing(sqlite3.connect(where / "tasks.db")) as connection:
         connection.execute(FINISH, {"rows": rows})
         connection.execute(RUN)

@@ -26,9 +26,9 @@ def filled(where: Path, ready: int, scheduled: int) -> Store:
     store = open_store(f"sqlite://{where}/tasks.db", state_dir=where, patience=5.0)
     with store.transaction() as now:
         for _ in range(ready):
-            store.submit(TASK, now=now)
+            store.submit([TASK], now=now)
         for _ in range(scheduled):
-            store.submit(LATER, now=now)
+            store.submit([LATER], now=now)
     return store
 
 

@@ -75,7 +75,7 @@ class Daemon:
 
 def answered(daemon: Daemon, workers: int, seconds: float) -> list[float]:
     """Beat for so many workers; return the seconds until each answer."""
-    started = "SELECT tasks.id, tasks.lock FROM tasks JOIN runs ON uid = run_uid WHERE pid NOTNULL"
+    started = "SELECT task_id, lock FROM runs WHERE outcome IS NULL AND pid NOTNULL"
     claims = daemon.until(started, workers)[:workers]
     taken: list[float] = []
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dispatcher.execution import Settlement
+from dispatcher.execution import Settlement, StartedRun
 from dispatcher.model import Outcome, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.open import open_store
@@ -33,17 +33,17 @@ def main(directory: Path, ready: int) -> None:
     wanted = NewTask(command=("true",), max_attempts=3, lease_ttl_ms=60_000)
     with store.transaction() as now:
         for _ in range(ready):
-            store.submit(wanted, now=now)
+            store.submit([wanted], now=now)
     cpu = time.process_time()
     for _ in range(ROUNDS):
         with store.transaction() as now, timed("submit"):
             for _ in range(BATCH):
-                store.submit(wanted, now=now)
+                store.submit([wanted], now=now)
         with (
             timed("transaction of one submit, with its fsync (per tick)"),
             store.transaction() as now,
         ):
-            store.submit(wanted, now=now)
+            store.submit([wanted], now=now)
         with timed("transaction of nothing (per tick)"), store.transaction():
             pass
         with store.transaction() as now:
@@ -55,7 +55,7 @@ def main(directory: Path, ready: int) -> None:
                 )
         with store.transaction() as now, timed("record_started"):
             for claim in claims:
-                store.record_started(claim.run_uid, pid=1, started_at=now, now=now)
+                store.record_started([StartedRun(uid=claim.run_uid, pid=1, at=now)], now=now)
         with store.transaction() as now:
             with timed("open_run"):
                 runs = [store.open_run(claim.run_uid) for claim in claims]
@@ -68,7 +68,7 @@ def main(directory: Path, ready: int) -> None:
                         deferrals=0, orphans=0, exit_code=0, output_tail="", max_rss_bytes=1,
                         cpu_seconds=0.1, ended_at=now,
                     )  # fmt: skip
-                    store.settle(settlement, now=now)
+                    store.settle([settlement], now=now)
         with store.transaction() as now, timed("move_due+next_due+endings (per tick)"):
             store.move_due(limit=100, now=now)
             store.next_due()

@@ -145,10 +145,20 @@ class OpenRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedRun:
+    """A run whose leader was started."""
+
+    uid: RunUid
+    pid: int
+    at: StoreTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What one settle writes: how a run is closed, and where its task goes."""
 
     run_uid: RunUid
+    task_id: int
     outcome: Outcome
     run_reason: str
     """Why the run ended."""

@@ -139,6 +139,7 @@ def settle(
     evidence = end.exit if isinstance(end, wire.Exited) else None
     return Settlement(
         run_uid=run.run_uid,
+        task_id=run.task_id,
         outcome=judged.outcome,
         run_reason=judged.reason,
         **account._asdict(),

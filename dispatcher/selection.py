@@ -73,8 +73,3 @@ def merged(spans: Sequence[range]) -> list[range]:
         else:
             found.append(one)
     return found
-
-
-def of_one(wanted: TaskFilter, task_id: int) -> TaskFilter:
-    """Return a filter that matches the same, but only one task."""
-    return replace(wanted, after_id=task_id - 1, before_id=task_id + 1, limit=1)

@@ -9,7 +9,7 @@ import pytest
 from dispatcher.cli import app
 from dispatcher.client import Client
 from dispatcher.config.config import load
-from dispatcher.execution import Settlement
+from dispatcher.execution import Settlement, StartedRun
 from dispatcher.model import Outcome, TaskState
 from dispatcher.times import StoreTime
 from tests.e2e.world import Result
@@ -63,13 +63,14 @@ class Command:
                 (claim,) = store.claim(
                     "default", limit=1, node="this-node", output_dir=str(output_dir), now=now
                 )
-                store.record_started(claim.run_uid, pid=4321, started_at=now, now=now)
+                store.record_started([StartedRun(uid=claim.run_uid, pid=4321, at=now)], now=now)
             file = Path(claim.output_path)
             if output is not None:
                 file.write_bytes(output)
             with store.transaction() as now:
                 settlement = Settlement(
                     run_uid=claim.run_uid,
+                    task_id=claim.task_id,
                     outcome=outcome,
                     run_reason="exit code 3",
                     state=state,
@@ -82,5 +83,5 @@ class Command:
                     output_tail=tail,
                     ended_at=StoreTime(ended_at if ended_at is not None else now),
                 )
-                assert store.settle(settlement, now=settlement.ended_at)
+                assert store.settle([settlement], now=settlement.ended_at)
         return claim.lock, file

@@ -258,7 +258,7 @@ class World:
             **{"max_attempts": 3, "lease_ttl_ms": 60_000, **facts},
         )
         with self.store.transaction() as now:
-            return self.store.submit(task, now=now).task_id
+            return self.store.submit([task], now=now)[0].task_id
 
     def start(self) -> World:
         """Let the executor greet the daemon, and tick until nothing more is due."""

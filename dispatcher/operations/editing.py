@@ -14,7 +14,6 @@ from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.selection import of_one
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
@@ -112,7 +111,9 @@ def _writer(
     def write(now: StoreTime) -> list[Edited]:
         store.watch_clock()
         settle_all_abandoned(store, config, now)
-        meant = [one for one in task_ids if wanted is None or store.matching(of_one(wanted, one))]
+        meant = task_ids
+        if wanted is not None:
+            meant = [one.id for one in store.matching_among(task_ids, wanted)]
         return [_changed(store, config, task_id, given, now) for task_id in meant]
 
     return commits.first_answer(write)

@@ -9,7 +9,6 @@ from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
 from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.outlook import IntentResult, Outlook, outlook
-from dispatcher.selection import of_one
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 
@@ -58,18 +57,17 @@ class _Intended:
         def do(now: StoreTime) -> list[IntentResult]:
             self.store.watch_clock()
             settle_all_abandoned(self.store, self.config, now)
-            was = {
-                task_id: self._write(task_id, now)
-                for task_id in task_ids
-                if self._is_meant(task_id)
-            }
+            meant = self._meant(task_ids)
+            was = {task_id: self._write(task_id, now) for task_id in meant}
             settle_all_abandoned(self.store, self.config, now)
             return [self._result(task_id, before, now) for task_id, before in was.items()]
 
         return commits.first_answer(do)
 
-    def _is_meant(self, task_id: int) -> bool:
-        return self.wanted is None or bool(self.store.matching(of_one(self.wanted, task_id)))
+    def _meant(self, task_ids: Sequence[int]) -> Sequence[int]:
+        if self.wanted is None:
+            return task_ids
+        return [one.id for one in self.store.matching_among(task_ids, self.wanted)]
 
     def _write(self, task_id: int, now: StoreTime) -> TaskState | None:
         """Write it for one task; return the state before."""

@@ -69,7 +69,7 @@ class LocalClaims:
         assert isinstance(beat, Beat)
         return commits.change(
             self._store,
-            lambda now: self._store.heartbeat(beat, now=now),
+            lambda now: self._store.heartbeat([beat], now=now)[0],
             remedy="work on and beat again",
         )
 

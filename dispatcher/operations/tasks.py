@@ -20,7 +20,7 @@ def accept(store: SubmitterStore, tasks: Sequence[NewTask]) -> list[Submitted]:
 
     def submit(now: StoreTime) -> list[Submitted]:
         store.watch_clock()
-        return [store.submit(task, now=now) for task in tasks]
+        return store.submit(tasks, now=now)
 
     is_keyed = bool(tasks) and all(task.key is not None for task in tasks)
     remedy = "see `dispatcher list` first; a --key makes it safe"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
-from dispatcher.execution import Claim, OpenRun, Settlement
+from dispatcher.execution import Claim, OpenRun, Settlement, StartedRun
 from dispatcher.model import (
     FINISHED,
     GivenUp,
@@ -93,6 +93,9 @@ class ReaderStore(Transactions, Protocol):
     def matching(self, wanted: TaskFilter) -> list[Match]:
         """Return id and state of the tasks that `tasks` would return, lowest id first."""
 
+    def matching_among(self, task_ids: Collection[int], wanted: TaskFilter) -> list[Match]:
+        """Return the same of these tasks alone, without the filter's limit."""
+
     def ids(self) -> range:
         """Return the range of task ids."""
 
@@ -124,6 +127,9 @@ class ReaderStore(Transactions, Protocol):
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         """Return a run that is not closed; None if it is closed or unknown."""
+
+    def open_runs_among(self, uids: Collection[RunUid]) -> Mapping[RunUid, OpenRun]:
+        """Return those of these runs that are not closed."""
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
         """Return which of these runs have a row."""
@@ -166,11 +172,12 @@ class SubmitterStore(Transactions, Protocol):
     accepted, each part becomes tasks as `submit` would make them then, even if the client dies.
     """
 
-    def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
-        """Create a task: `scheduled` with a delay, otherwise `ready`.
+    def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
+        """Create tasks: `scheduled` with a delay, otherwise `ready`; their ids grow in this order.
 
-        If a task of the same queue has the same key, write nothing and return that task's id, and
-        whether its command or payload differs. Equal environments are stored once.
+        If a task of the same queue has the same key, or one before it in the list, write nothing
+        and return that task's id, and whether its command or payload differs. Equal environments
+        are stored once.
         """
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
@@ -211,8 +218,8 @@ class SubmitterStore(Transactions, Protocol):
 class WorkerStore(Transactions, Protocol):
     """For workers, and for those who serve them."""
 
-    def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
-        """Renew a lease and stamp liveness at once: the lease ends at `now` + the task's ttl.
+    def heartbeat(self, beats: Sequence[Beat], *, now: StoreTime) -> list[Renewed | Refused]:
+        """Renew leases and stamp liveness at once: a lease ends at `now` + the task's ttl.
 
         Requires the current lock of a run that is not ending; a local claim must also be before its
         deadline. Otherwise writes nothing and answers `not_owner` (wrong lock, ending, or past the
@@ -302,7 +309,7 @@ class OperatorStore(ReaderStore, Protocol):
         runs, so one with many runs takes several calls.
         """
 
-    def prune_each(self, task_ids: Iterable[int], wanted: TaskFilter, *, limit: int) -> Pruned:
+    def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
         """Delete at most `limit` rows of those of these tasks that match and have finished.
 
         In their order; otherwise as `prune`.
@@ -377,10 +384,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         process, latest first, without those whose leftovers may go on.
         """
 
-    def record_started(
-        self, uid: RunUid, *, pid: int, started_at: StoreTime, now: StoreTime
-    ) -> bool:
-        """Record an open run's pid and start, and begin its lease anew. False if not open."""
+    def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> set[RunUid]:
+        """Record pid and start of open runs, and begin their leases anew; return those."""
 
     def record_leader_exit(
         self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
@@ -410,16 +415,16 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         """Return the node's open runs that have an ending, oldest first."""
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
-        """Record the decision to end an open run, and replace its lock by an unknown value.
+        """Record the decision to end an open run; from now on its lock allows nothing.
 
         The first ending stays: False, and nothing written, if there is one, or the run is closed.
         """
 
-    def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
-        """Close a run and move its task, once. False, and nothing written, if closed before.
+    def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> set[RunUid]:
+        """Close runs and move their tasks, once; return which were still open.
 
-        Keeps recorded facts that the settlement leaves None, and clears the operator's intent,
-        which `policy.settle` has applied.
+        Keeps recorded facts that a settlement leaves None. The operator's intent, which
+        `policy.settle` has applied, is over with the run.
         """
 
     def confirm(self, node: str, until: StoreTime | None) -> int:

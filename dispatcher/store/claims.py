@@ -1,20 +1,26 @@
-"""A claim: finds ready tasks, makes lock, run uid and fence, and opens the run."""
+"""Claims: finds ready tasks, makes locks, run uids and fences, and opens the runs."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
 from dispatcher.execution import Claim
 from dispatcher.model import Outcome
+from dispatcher.store import moves
 from dispatcher.store.engine import Engine, Values
 from dispatcher.store.rows import Ready, ready_from
 from dispatcher.store.statements import claims as sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
 
+#: Fields of a claim that are made for it.
+_MINTED: Final = ("lock", "attempt", "fence", "lease_expires_at", "output_path")
+
 #: Fields of a claim that are its task's.
 _SHARED: Final = {field.name for field in fields(Claim)} & {
-    field.name for field in fields(Ready) if field.name not in {"fence", "kill_mode"}
+    field.name for field in fields(Ready) if field.name not in {*_MINTED, "kill_mode"}
 }
 
 
@@ -24,7 +30,12 @@ def secret() -> str:
 
 
 def claimable(
-    engine: Engine, statement: str, values: Values, kill_grace_ms: int | None = None
+    engine: Engine,
+    statement: str,
+    values: Values,
+    *,
+    now: StoreTime,
+    kill_grace_ms: int | None = None,
 ) -> list[Ready]:
     """Return ready tasks by a statement; hold those with a damaged row first, so they hide none."""
     while True:
@@ -34,50 +45,24 @@ def claimable(
         ]
         if not damaged:
             return [ready for ready, _ in found]
-        for held in damaged:
-            engine.change(sql.HOLD, held)
+        moves.make(engine, moves.HOLD, damaged, now=now)
 
 
 def claim(
     engine: Engine,
-    ready: Ready,
+    tasks: Sequence[Ready],
     *,
     owner: str,
     output_dir: str,
-    takeover_at: StoreTime | None,
-    deadline_at: StoreTime | None = None,
+    until: StoreTime | None,
     now: StoreTime,
-) -> Claim:
-    """Claim a ready task for an owner, and open its run. The lease ends by the deadline."""
-    last_outcome, earlier = _earlier_runs(engine, ready, owner)
-    uid = secret()
-    facts: dict[str, Any] = {
-        **{name: getattr(ready, name) for name in _SHARED},
-        "lock": secret(),
-        "attempt": ready.attempts_used + 1,
-        "fence": ready.fence + 1,
-        "lease_expires_at": ready.expiry(now, deadline_at),
-        "output_path": f"{output_dir}/{uid}.log",
-    }
-    values = {
-        **facts,
-        "uid": uid,
-        "owner": owner,
-        "now": now,
-        "takeover_at": takeover_at,
-        "deadline_at": deadline_at,
-    }
-    engine.change(sql.CLAIM, values)
-    return Claim(
-        run_id=engine.insert(sql.OPEN, values),
-        run_uid=RunUid(uid),
-        last_outcome=last_outcome,
-        earlier_output_paths=earlier,
-        kill_mode=ready.kill_mode or KillMode.TREE,
-        reports_leftovers="leftovers" in ready.rules,
-        output_to_journald="output" in ready.rules,
-        **facts,
-    )
+) -> list[Claim]:
+    """Claim ready tasks for a node, and open their runs."""
+    planned = [
+        _planned(ready, output_dir, takeover_at=ready.takeover_at(until), now=now)
+        for ready in tasks
+    ]
+    return _opened(engine, planned, owner, now)
 
 
 def claim_by_hand(
@@ -93,31 +78,89 @@ def claim_by_hand(
     if lease_ttl_ms is not None:
         ready = replace(ready, lease_ttl_ms=lease_ttl_ms)
     deadline_at = ready.limits.deadline(now)
-    return claim(
-        engine,
-        ready,
-        owner=owner,
-        output_dir=output_dir,
-        takeover_at=ready.expiry(now, deadline_at),
-        deadline_at=deadline_at,
-        now=now,
-    )
+    expiry = ready.expiry(now, deadline_at)
+    planned = _planned(ready, output_dir, takeover_at=expiry, deadline_at=deadline_at, now=now)
+    (made,) = _opened(engine, [planned], owner, now)
+    return made
+
+
+def _planned(
+    ready: Ready,
+    output_dir: str,
+    *,
+    takeover_at: StoreTime | None,
+    deadline_at: StoreTime | None = None,
+    now: StoreTime,
+) -> tuple[Ready, dict[str, Any]]:
+    """Return a ready task with the values of the run to open. The lease ends by the deadline."""
+    uid = secret()
+    return ready, {
+        "id": ready.task_id,
+        "task_id": ready.task_id,
+        "uid": uid,
+        "lock": secret(),
+        "attempt": ready.attempts_used + 1,
+        "fence": ready.fence + 1,
+        "liveness": ready.liveness.value,
+        "lease_ttl_ms": ready.lease_ttl_ms,
+        "lease_expires_at": ready.expiry(now, deadline_at),
+        "takeover_at": takeover_at,
+        "deadline_at": deadline_at,
+        "kill_grace_ms": ready.kill_grace_ms,
+        "output_path": f"{output_dir}/{uid}.log",
+    }
+
+
+def _opened(
+    engine: Engine,
+    planned: Sequence[tuple[Ready, dict[str, Any]]],
+    owner: str,
+    now: StoreTime,
+) -> list[Claim]:
+    """Move the tasks, open the runs, and return the claims."""
+    if not planned:
+        return []
+    repeated = [{"task_id": ready.task_id} for ready, _ in planned if ready.fence]
+    outcomes, outputs = _earlier_runs(engine, repeated, owner)
+    runs = [values for _, values in planned]
+    moves.make(engine, moves.CLAIM, runs, now=now)
+    values = {"owner": owner, "now": now, "given": rows_of(runs)}
+    ids = {uid: run_id for run_id, uid in engine.rows(sql.OPEN, values)}
+    return [
+        Claim(
+            run_id=ids[values["uid"]],
+            run_uid=RunUid(values["uid"]),
+            last_outcome=outcomes.get(ready.task_id),
+            earlier_output_paths=tuple(outputs.get(ready.task_id, ())),
+            kill_mode=ready.kill_mode or KillMode.TREE,
+            reports_leftovers="leftovers" in ready.rules,
+            output_to_journald="output" in ready.rules,
+            **{name: getattr(ready, name) for name in _SHARED},
+            **{name: values[name] for name in _MINTED},
+        )
+        for ready, values in planned
+    ]
 
 
 def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:
-    """Record an ending and replace the lock; False if there is one, or the run is closed."""
-    values = {"uid": uid, "ending": ending.value, "reason": reason, "lock": secret()}
+    """Record an ending, so that the lock allows nothing more; False if there is one, or closed."""
+    values = {"uid": uid, "ending": ending.value, "reason": reason}
     return engine.change(sql.BEGIN_ENDING, values) > 0
 
 
 def _earlier_runs(
-    engine: Engine, ready: Ready, owner: str
-) -> tuple[Outcome | None, tuple[str, ...]]:
-    """Return the last run's outcome, and the outputs of this owner's runs that may be alive."""
-    if not ready.fence:
-        return None, ()
-    values = {"task_id": ready.task_id, "owner": owner}
-    last = engine.rows(sql.LAST_OUTCOME, values)
-    outputs = engine.rows(sql.EARLIER_OUTPUTS, values)
-    outcome = Outcome(last[0][0]) if last and last[0][0] else None
-    return outcome, tuple(path for (path,) in outputs)
+    engine: Engine, tasks: Sequence[Values], owner: str
+) -> tuple[dict[int, Outcome], dict[int, list[str]]]:
+    """Return last outcomes by task, and the outputs of this owner's runs that may be alive."""
+    if not tasks:
+        return {}, {}
+    values = {"given": rows_of(tasks), "owner": owner}
+    outcomes = {
+        task_id: Outcome(outcome)
+        for task_id, outcome in engine.rows(sql.LAST_OUTCOMES, values)
+        if outcome
+    }
+    outputs: dict[int, list[str]] = {}
+    for task_id, path in engine.rows(sql.EARLIER_OUTPUTS, values):
+        outputs.setdefault(task_id, []).append(path)
+    return outcomes, outputs

@@ -26,7 +26,7 @@ ORDER BY id DESC LIMIT 1
 _SETTINGS = "SELECT since, ahead_ms, step_ms FROM clock_settings ORDER BY id"
 
 # The latest times in rows that may be newer than the last setting: nodes, the newest task and run,
-# the last finish, beats of running tasks, and bulk submits. All but the few bulk submits are found
+# the last finish, beats of open runs, and bulk submits. All but the few bulk submits are found
 # by an index. Without any setting, rows carry times of another clock.
 _LATEST_ROWS = """
 SELECT since,
@@ -35,7 +35,7 @@ SELECT since,
     (SELECT max(finished_at) FROM tasks WHERE state = 'succeeded' AND finished_at IS NOT NULL),
     (SELECT max(finished_at) FROM tasks WHERE state = 'failed' AND finished_at IS NOT NULL),
     (SELECT max(finished_at) FROM tasks WHERE state = 'cancelled' AND finished_at IS NOT NULL),
-    (SELECT max(last_heartbeat_at) FROM tasks WHERE state = 'running'),
+    (SELECT max(last_heartbeat_at) FROM runs WHERE outcome IS NULL),
     (SELECT COALESCE(ended_at, claimed_at) FROM runs ORDER BY id DESC LIMIT 1),
     (SELECT max(seen_at) FROM bulk_submits)
 FROM clock_settings ORDER BY id DESC LIMIT 1

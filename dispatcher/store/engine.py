@@ -1,10 +1,11 @@
 """The interface of a database engine that runs the store's one SQL text.
 
-Statements have ``:name`` parameters, and use RETURNING, ON CONFLICT, partial indexes and recursive
-WITH, which every engine supports. A `Dialect` holds the differences.
+The text is PostgreSQL's, with ``:name`` parameters and CAST instead of ``::``. Another engine
+translates it: the locks of rows (``FOR UPDATE``), and the batch of rows that `statements.given`
+writes. A `Dialect` holds other differences.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,14 +18,10 @@ NONE: Values = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """The SQL in which databases differ."""
+    """The SQL in which databases differ beyond `Engine`'s translation."""
 
     row_id: str
     """Definition of an integer primary key without reuse."""
-    lock_row: str
-    """End of a SELECT that locks its rows for a change."""
-    skip_locked: str
-    """The same, without the rows that others have locked."""
     shared: bool
     """Whether nodes on other hosts may use the database."""
     each_label: str
@@ -48,8 +45,8 @@ class Engine(Protocol):
     def dialect(self) -> Dialect:
         """This database's dialect."""
 
-    def begin(self, *, write: bool) -> None:
-        """Begin a transaction."""
+    def begin(self, *, write: bool, schema: bool = False) -> None:
+        """Begin a transaction; with `schema`, one that changes tables."""
 
     def commit(self) -> None:
         """Commit. Raises `CommitUnknown` if the outcome is unknown."""
@@ -63,20 +60,14 @@ class Engine(Protocol):
     def change(self, statement: str, values: Values = NONE) -> int:
         """Execute a statement and return how many rows it changed."""
 
-    def change_each(self, statement: str, many: Iterable[Values]) -> None:
-        """Execute a statement once for each of many values."""
-
-    def insert(self, statement: str, values: Values) -> int:
-        """Insert one row and return its id."""
-
     def close(self) -> None:
         """Close the connection. Idempotent."""
 
 
 @contextmanager
-def transaction(engine: Engine, *, write: bool) -> Iterator[None]:
+def transaction(engine: Engine, *, write: bool, schema: bool = False) -> Iterator[None]:
     """Commit at the end, or roll back on any exception."""
-    engine.begin(write=write)
+    engine.begin(write=write, schema=schema)
     try:
         yield
         engine.commit()

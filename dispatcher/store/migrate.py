@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dispatcher.errors import StoreUnusable
 from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.migrations import MIGRATIONS
+from dispatcher.store.schema import SCHEMA
 
 #: The store's identity, and those of its predecessors.
 LINEAGE = "SELECT value FROM meta WHERE key IN ('store_id', 'predecessors')"
@@ -21,13 +22,17 @@ SELECT EXISTS (SELECT 1 FROM tasks), EXISTS (SELECT 1 FROM runs), EXISTS (SELECT
 """
 
 
-def create(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
-    """Create the schema in an empty database; return the new store's identity."""
+def create(engine: Engine, migrations: Sequence[str] | None = None) -> str:
+    """Create the schema in an empty database; return the new store's identity.
+
+    With `migrations`, go these steps: to an older schema, for tests of upgrades.
+    """
     identity = str(uuid.uuid4())
-    with transaction(engine, write=True):
-        _apply(engine, migrations)
+    version = len(MIGRATIONS if migrations is None else migrations)
+    with transaction(engine, write=True, schema=True):
+        _apply(engine, [SCHEMA] if migrations is None else migrations)
         engine.change(_WRITE_META, {"key": "store_id", "value": identity})
-        engine.change(_WRITE_META, {"key": "schema_version", "value": str(len(migrations))})
+        engine.change(_WRITE_META, {"key": "schema_version", "value": str(version)})
     return identity
 
 
@@ -52,7 +57,7 @@ def adopt(
                 f"{name} was made by an older dispatcher (schema {version}, this one works with"
                 f" {len(migrations)}); restart the daemon, or run: dispatcher migrate"
             )
-        with transaction(engine, write=True):
+        with transaction(engine, write=True, schema=True):
             # Another process may have upgraded it meanwhile.
             version, identity = _read_meta(engine, name, known=len(migrations))
             _apply(engine, migrations[version:])

@@ -1,4 +1,11 @@
-"""The schema of the database, as numbered migrations."""
+"""How the schema came to be: numbered steps, which upgrade an older SQLite database.
+
+A new database gets `schema.SCHEMA` at once.
+"""
+
+from collections.abc import Iterator
+
+from dispatcher.store.schema import definition, indexes
 
 # Checks use CASE and OR, not IN, for which SQLite builds a table at each row that it checks.
 _FIRST = """
@@ -275,6 +282,72 @@ UPDATE tasks SET retried_at = total_at - total_timeout_ms
 WHERE total_at - total_timeout_ms <> created_at;
 """
 
+# The lease of a running task moves from its row to its open run.
+_OF_THE_RUN = (
+    *("liveness", "lease_ttl_ms", "takeover_at", "deadline_at", "progressed_at", "ending"),
+    *("ending_reason", "intent", "intent_reason"),
+)
+_LIVE = ("lease_expires_at", "last_heartbeat_at", "progress", "note")
+_TASK_COLUMNS = (
+    *("id", "state", "reason", "queue", "priority", "key", "run_uid", "liveness", "lease_ttl_ms"),
+    *("attempts_used", "max_attempts", "deferrals", "orphans", "fence", "created_at", "run_at"),
+    *("finished_at", "retried_at", "total_at", "fails_at", "run_timeout_ms", "stall_timeout_ms"),
+    *("start_timeout_ms", "queue_timeout_ms", "total_timeout_ms", "kill_grace_ms", "kill_signal"),
+    *("kill_mode", "notify", "profile", "rules", "cwd", "umask", "environment_id", "labels", "env"),
+    "command",
+)
+_RUN_COLUMNS = (
+    *("id", "task_id", "uid", "attempt", "fence", "lock", "node", "kill_grace_ms", "claimed_at"),
+    *("started_at", "declared", "declared_reason", "declared_delay_ms", "declared_retry"),
+    *("ended_at", "outcome", "reason", "exit_code", "signal", "pid", "result", "error"),
+    *("max_rss_bytes", "cpu_seconds", "output_path", "output_tail", "output_truncated"),
+    *("left_alone", "leftovers"),
+)
+_PART_COLUMNS = ("uid", "part", "many", "tasks", "environments", "submitted")
+
+
+def _leases() -> Iterator[str]:
+    """Make the tables anew, as SQLite can remove neither a column with a check nor a check.
+
+    The definitions are those of `schema`: once they change there, their present text belongs here.
+    """
+    # Closed runs have no lease, and those of a damaged database perhaps no task.
+    lease = {
+        **{name: f"task.{name}" for name in _OF_THE_RUN},
+        **{name: f"COALESCE(task.{name}, run.{name})" for name in _LIVE},
+        "liveness": "COALESCE(task.liveness, 'process')",
+        "lease_ttl_ms": "COALESCE(task.lease_ttl_ms, 1)",
+        "lease_expires_at": "COALESCE(task.lease_expires_at, run.lease_expires_at, run.claimed_at)",
+    }
+    runs = {**{name: f"run.{name}" for name in _RUN_COLUMNS}, **lease}
+    yield "PRAGMA legacy_alter_table = ON"
+    for table in ("tasks", "runs", "bulk_parts"):
+        yield f"ALTER TABLE {table} RENAME TO old_{table}"
+        yield definition(table)
+    tasks = dict(zip(_TASK_COLUMNS, _TASK_COLUMNS, strict=True))
+    # A state of the first schema that nothing ever wrote.
+    tasks["state"] = "CASE state WHEN 'waiting' THEN 'held' ELSE state END"
+    yield _copy("tasks", tasks, "old_tasks")
+    yield _copy(
+        "runs", runs, "old_runs AS run LEFT JOIN old_tasks AS task ON task.run_uid = run.uid"
+    )
+    yield _copy(
+        "bulk_parts", dict(zip(_PART_COLUMNS, _PART_COLUMNS, strict=True)), "old_bulk_parts"
+    )
+    yield "DELETE FROM sqlite_sequence WHERE name = 'tasks' OR name = 'runs'"
+    yield "UPDATE sqlite_sequence SET name = substr(name, 5) WHERE substr(name, 1, 4) = 'old_'"
+    for table in ("tasks", "runs", "bulk_parts"):
+        yield f"DROP TABLE old_{table}"
+    for table in ("tasks", "runs", "bulk_parts"):
+        yield from indexes(table)
+    yield "PRAGMA legacy_alter_table = OFF"
+
+
+def _copy(table: str, values: dict[str, str], source: str) -> str:
+    columns, expressions = ", ".join(values), ", ".join(values.values())
+    return f"INSERT INTO {table} ({columns}) SELECT {expressions} FROM {source}"  # noqa: S608
+
+
 #: One step for each version of the schema. Append; never edit a released one.
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
@@ -288,4 +361,5 @@ MIGRATIONS: tuple[str, ...] = (
     _ATTEMPTS_USED,
     _ENVIRONMENTS,
     _RETRIED,
+    ";".join(_leases()),
 )

@@ -5,20 +5,22 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dispatcher.execution import Claim, OpenRun
 from dispatcher.model import FINISHED, Intent, Outcome, Pruned, Task, TaskFilter, TaskState
-from dispatcher.selection import CHANGES, of_one
-from dispatcher.store import claims
+from dispatcher.selection import CHANGES
+from dispatcher.store import claims, moves
+from dispatcher.store.engine import Values
 from dispatcher.store.parameters import edit_parameters, edited_columns
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements import submitters as submitters_sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
 
 if TYPE_CHECKING:
@@ -33,8 +35,7 @@ class SqlOperator(SqlReader):
         if run is not None:
             self._end(run, Intent.CANCEL, Outcome.CANCELLED, reason)
         elif state not in FINISHED:
-            values = {"id": task_id, "reason": reason, "now": now}
-            self._announce(self.engine.change(sql.CANCEL, values) > 0)
+            self._move(moves.CANCEL, task_id, now, reason=reason)
         return state
 
     def hold(
@@ -46,14 +47,13 @@ class SqlOperator(SqlReader):
                 return state
             self._end(run, Intent.HOLD, Outcome.HELD, reason)
         elif state not in FINISHED and (state is not TaskState.HELD or replace_reason):
-            values = {"id": task_id, "reason": reason}
-            self._announce(self.engine.change(claims_sql.HOLD, values) > 0)
+            self._move(moves.HOLD, task_id, now, reason=reason)
         return state
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state in CHANGES[Intent.RETRY]:
-            self._announce(self.engine.change(sql.RETRY, {"id": task_id, "now": now}) > 0)
+            self._move(moves.RETRY, task_id, now)
         elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
             self._intend(run, Intent.RETRY, "retried by operator")
         return state
@@ -61,7 +61,7 @@ class SqlOperator(SqlReader):
     def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state is TaskState.HELD:
-            self._announce(self.engine.change(sql.RELEASE, {"id": task_id, "now": now}) > 0)
+            self._move(moves.RELEASE, task_id, now)
         elif run is not None and run.is_ending and _can_be_released(run, policy, now):
             self._intend(run, Intent.RELEASE, "released by operator")
         return state
@@ -81,27 +81,35 @@ class SqlOperator(SqlReader):
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
-        return self._delete(self._old(before, limit, states), limit)
+        return self._delete(list(self._old(before, limit, states)), limit)
 
-    def prune_each(self, task_ids: Iterable[int], wanted: TaskFilter, *, limit: int) -> Pruned:
-        return self._delete(self._finished(task_ids, wanted), limit)
+    def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
+        matching = {one.id for one in self.matching_among(task_ids, wanted)}
+        rows = [
+            {"id": task_id, "place": place}
+            for place, task_id in enumerate(task_ids)
+            if task_id in matching
+        ]
+        return self._delete(self.engine.rows(sql.FINISHED, {"given": rows_of(rows)}), limit)
 
-    def _delete(self, found: Iterable[tuple[int, int]], limit: int) -> Pruned:
+    def _delete(self, found: Sequence[tuple[int, int]], limit: int) -> Pruned:
         """Delete at most `limit` rows of tasks, which come with their payloads (in 64 KiB)."""
-        tasks, left = 0, limit
-        paths: list[str] = []
+        rows = rows_of([{"id": task_id} for task_id, _ in found])
+        runs: dict[int, int] = dict(
+            self.engine.rows(sql.MANY_RUNS, {"given": rows, "limit": limit})
+        )
+        whole: list[Values] = []
+        left = limit
         for task_id, payload in found:
-            if payload >= left and tasks:
-                return Pruned(tasks, tuple(paths), more=True)
-            runs = self.engine.rows(sql.OLD_RUNS, {"task_id": task_id, "limit": left})
-            paths += [path for _, path in runs]
-            if len(runs) >= left:  # no room for the task itself, and it may have more
-                self.engine.change_each(sql.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
-                return Pruned(tasks, tuple(paths), more=True)
-            self._delete_task(task_id)
-            tasks += 1
-            left = max(0, left - len(runs) - payload - 1)
-        return Pruned(tasks, tuple(paths), more=tasks == limit)
+            if payload >= left and whole:
+                break
+            if runs[task_id] >= left:  # no room for the task itself, and it may have more
+                paths = self._delete_whole(whole)
+                return Pruned(len(whole), (*paths, *self._delete_runs(task_id, left)), more=True)
+            whole.append({"id": task_id})
+            left = max(0, left - runs[task_id] - payload - 1)
+        more = len(whole) < len(found) or len(whole) == limit
+        return Pruned(len(whole), self._delete_whole(whole), more=more)
 
     def claim_local(
         self,
@@ -117,8 +125,7 @@ class SqlOperator(SqlReader):
             statement, values = claims_sql.READY, {"queue": queue, "limit": 1}
         else:
             statement, values = claims_sql.READY_TASK, {"task_id": task_id}
-        statement += self.engine.dialect.skip_locked
-        for ready in claims.claimable(self.engine, statement, values):
+        for ready in claims.claimable(self.engine, statement, values, now=now):
             return claims.claim_by_hand(
                 self.engine,
                 ready,
@@ -131,11 +138,14 @@ class SqlOperator(SqlReader):
 
     def _find(self, task_id: int) -> tuple[TaskState | None, OpenRun | None]:
         """Return a task's state, and its run if it runs; both are locked for this transaction."""
-        rows = self.engine.rows(sql.STATE + self.engine.dialect.lock_row, {"id": task_id})
+        rows = self.engine.rows(sql.STATE, {"id": task_id})
         if not rows:
             return None, None
         state, uid = rows[0]
         return state_from(state), self.open_run(uid)
+
+    def _move(self, move: moves.Move, task_id: int, now: StoreTime, **facts: object) -> None:
+        self._announce(bool(moves.make(self.engine, move, [{"id": task_id, **facts}], now=now)))
 
     def _end(self, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
         """Record an intent and begin the run's ending; a leader that exited keeps its code."""
@@ -149,11 +159,24 @@ class SqlOperator(SqlReader):
         values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
         self._announce(self.engine.change(sql.INTEND, values) > 0)
 
-    def _delete_task(self, task_id: int) -> None:
-        """Delete a task, and its environment if no other task has it."""
-        for (environment_id,) in self.engine.rows(sql.DELETE, {"id": task_id}):
-            if environment_id is not None:
-                self.engine.change(submitters_sql.REMOVE_UNUSED_ENVIRONMENT, {"id": environment_id})
+    def _delete_whole(self, tasks: Sequence[Values]) -> tuple[str, ...]:
+        """Delete tasks with their runs, whose outputs are returned, and unused environments."""
+        if not tasks:
+            return ()
+        rows = {"given": rows_of(tasks)}
+        paths = tuple(path for (path,) in self.engine.rows(sql.OUTPUTS, rows))
+        environments = {number for (number,) in self.engine.rows(sql.DELETE, rows)} - {None}
+        if environments:
+            rows = {"given": rows_of([{"id": number} for number in environments])}
+            self.engine.change(submitters_sql.REMOVE_UNUSED_ENVIRONMENTS, rows)
+        return paths
+
+    def _delete_runs(self, task_id: int, limit: int) -> tuple[str, ...]:
+        runs = self.engine.rows(sql.SOME_RUNS, {"id": task_id, "limit": limit})
+        self.engine.change(
+            sql.DELETE_RUNS, {"given": rows_of([{"id": run_id} for run_id, _ in runs])}
+        )
+        return tuple(path for _, path in runs)
 
     def _old(
         self, before: StoreTime, limit: int, states: Collection[TaskState]
@@ -166,13 +189,6 @@ class SqlOperator(SqlReader):
             limit -= len(rows)
             if not limit:
                 return
-
-    def _finished(self, task_ids: Iterable[int], wanted: TaskFilter) -> Iterator[tuple[int, int]]:
-        """Yield id and payload (in 64 KiB) of those that match and have finished."""
-        for task_id in task_ids:
-            for one in self.matching(of_one(wanted, task_id)):
-                if one.state in FINISHED:
-                    yield task_id, self.engine.rows(sql.SIZE, {"task_id": task_id})[0][0]
 
 
 def _outcome(run: OpenRun) -> Outcome:

@@ -3,7 +3,6 @@
 Words are bound by their `value`, as plain text.
 """
 
-from dataclasses import fields
 from typing import Final
 
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
-from dispatcher.model import FINISHED, Outcome, Task, TaskFilter, TaskState
+from dispatcher.model import Outcome, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Values
 from dispatcher.store.statements.operators import EDITABLE
@@ -37,6 +36,11 @@ def _json(value: object) -> str:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
         raise StoreRefused(f"a text {in_words(error)}") from error
+
+
+def command_text(task: NewTask) -> str:
+    """Return a command as its column holds it."""
+    return _json(task.command)
 
 
 def new_task_parameters(task: NewTask, now: StoreTime) -> dict[str, object]:
@@ -75,7 +79,6 @@ def edited_columns(before: Task, after: Task) -> Values:
 
 def edit_parameters(before: Task, after: Task, now: StoreTime) -> Values:
     """Return the parameters of `edit` but for the columns to change."""
-    waits_ms = after.queue_timeout_ms if after.state is TaskState.READY else None
     return {
         "id": before.id,
         "was": before.state.value,
@@ -83,7 +86,8 @@ def edit_parameters(before: Task, after: Task, now: StoreTime) -> Values:
         "becomes": after.state.value,
         "moved_to": after.queue,
         "total_ms": after.total_timeout_ms,
-        "claim_by": None if waits_ms is None else now + waits_ms,
+        "queue_ms": after.queue_timeout_ms,
+        "now": now,
     }
 
 
@@ -101,29 +105,41 @@ def declaration_parameters(declaration: Declaration, now: StoreTime) -> dict[str
     }
 
 
-def settlement_parameters(settlement: Settlement, now: StoreTime) -> Values:
-    """Return the parameters of `CLOSE` and `MOVE_ON`."""
-    return {
-        **{field.name: getattr(settlement, field.name) for field in fields(Settlement)},
+def closing(settlement: Settlement) -> Values:
+    """Return a row of `CLOSE`, without what is unknown."""
+    left_alone, leftovers = settlement.left_alone, settlement.leftovers
+    values = {
         "uid": settlement.run_uid,
         "outcome": settlement.outcome.value,
-        "state": settlement.state.value,
+        "run_reason": settlement.run_reason,
         "error": settlement.run_reason if settlement.outcome in FAULTS else None,
-        "now": now,
-        "finished_at": now if settlement.state in FINISHED else None,
-    }
-
-
-def remains_parameters(settlement: Settlement) -> Values | None:
-    """Return the parameters of `REMAINS`; None where a run left nothing."""
-    left_alone, leftovers = settlement.left_alone, settlement.leftovers
-    if not (left_alone or leftovers or settlement.output_truncated):
-        return None
-    return {
-        "uid": settlement.run_uid,
+        "ended_at": settlement.ended_at,
+        "started_at": settlement.started_at,
+        "pid": settlement.pid,
+        "exit_code": settlement.exit_code,
+        "signal": settlement.signal,
+        "output_tail": settlement.output_tail,
+        "output_truncated": settlement.output_truncated or None,
+        "max_rss_bytes": settlement.max_rss_bytes,
+        "cpu_seconds": settlement.cpu_seconds,
         "left_alone": _json(left_alone) if left_alone else None,
         "leftovers": _json(leftovers) if leftovers else None,
-        "output_truncated": settlement.output_truncated,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def moving_on(settlement: Settlement) -> Values:
+    """Return a row of `moves.SETTLE`."""
+    return {
+        "id": settlement.task_id,
+        "uid": settlement.run_uid,
+        "state": settlement.state.value,
+        "reason": settlement.reason,
+        "run_at": settlement.run_at,
+        "attempts_used": settlement.attempts_used,
+        "deferrals": settlement.deferrals,
+        "orphans": settlement.orphans,
+        "total_anew": settlement.total_anew,
     }
 
 

@@ -31,6 +31,7 @@ from dispatcher.store.rows import (
     time_from,
 )
 from dispatcher.store.statements import readers as sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -63,12 +64,17 @@ class SqlReader(SqlTransactions):
         rows = self._matching(sql.MATCHES, wanted)
         return [Match(task_id, state_from(state)) for task_id, state in rows]
 
-    def _matching(self, statement: str, wanted: TaskFilter) -> Sequence[Row]:
+    def matching_among(self, task_ids: Collection[int], wanted: TaskFilter) -> list[Match]:
+        given = {"given": rows_of([{"id": task_id} for task_id in task_ids])}
+        rows = self._matching(sql.MATCHES_AMONG, wanted, given)
+        return [Match(task_id, state_from(state)) for task_id, state in rows]
+
+    def _matching(self, statement: str, wanted: TaskFilter, more: Values = NONE) -> Sequence[Row]:
         dialect = self.engine.dialect
         statement = statement.format(
             each_label=dialect.each_label, text_in_command=dialect.text_in_command
         )
-        return self.engine.rows(statement, filter_parameters(wanted))
+        return self.engine.rows(statement, {**filter_parameters(wanted), **more})
 
     def ids(self) -> range:
         first = self.engine.rows(sql.FIRST_ID)
@@ -107,6 +113,10 @@ class SqlReader(SqlTransactions):
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         return next(iter(self._open_runs(sql.OPEN_RUN, {"uid": uid})), None)
+
+    def open_runs_among(self, uids: Collection[RunUid]) -> dict[RunUid, OpenRun]:
+        values = {"given": rows_of([{"uid": uid} for uid in uids])}
+        return {run.run_uid: run for run in self._open_runs(sql.OPEN_RUNS_AMONG, values)}
 
     def _open_runs(self, statement: str, values: Values = NONE) -> list[OpenRun]:
         return [open_run_from(row) for row in self.engine.rows(statement, values)]

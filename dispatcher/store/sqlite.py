@@ -5,7 +5,6 @@ drops all POSIX locks of the process on that file, including SQLite's.
 """
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from dispatcher.store import forks, sqlite_errors
 from dispatcher.store.engine import NONE, Dialect, Row, Values
 from dispatcher.store.names import refuse_second_name
 from dispatcher.store.sqlite_library import check_library
+from dispatcher.store.sqlite_text import translated
 from dispatcher.times import instant, sleep
 
 #: Seconds between two tries for the write lock. SQLite's own handler waits longer each time, so one
@@ -43,8 +43,6 @@ class _Refusing:
     def execute(self, *_: object) -> NoReturn:
         raise self._error
 
-    executemany = execute
-
 
 _OUTSIDE: Final = _Refusing(RuntimeError("no transaction is open"))
 
@@ -60,8 +58,6 @@ class SqliteEngine:
 
     dialect = Dialect(
         row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
-        lock_row="",
-        skip_locked="",
         shared=False,
         each_label="json_each(CASE WHEN json_valid(labels) THEN labels ELSE '{}' END)",
         text_in_command="""instr((SELECT group_concat(value, ' ')
@@ -75,7 +71,7 @@ class SqliteEngine:
         self._path = path
         self._files = () if path is None else _files(path)
         self._patience = patience
-        self._closed = self._disabled = False
+        self._closed = self._disabled = self._changes_schema = False
         self._inodes: list[tuple[int, int]] = []
         self._identity: list[Row] = []
         self._connection: Any = None
@@ -106,12 +102,15 @@ class SqliteEngine:
         if os.getpid() != self._pid:
             self.disable()
 
-    def begin(self, *, write: bool) -> None:
+    def begin(self, *, write: bool, schema: bool = False) -> None:
         self._check_fork()
         if self._connection is None:
             self._connect()
         elif self._inodes != self._stat():
             raise self._replaced()
+        if schema:  # or a table that is replaced takes its rows in other tables with it
+            self._until_free("PRAGMA foreign_keys = OFF")
+            self._changes_schema = True
         self._until_free("BEGIN IMMEDIATE" if write else "BEGIN")
         self._cursor = self._connection.cursor()
 
@@ -127,6 +126,7 @@ class SqliteEngine:
             self._drop()
             raise CommitUnknown(f"the commit has an unknown outcome: {failure}") from error
         self._cursor = _OUTSIDE
+        self._restore_foreign_keys()
 
     def rollback(self) -> None:
         self._check_fork()
@@ -136,21 +136,29 @@ class SqliteEngine:
                 self._connection.execute("ROLLBACK")
             except dbapi2.Error:
                 self._drop()
+        self._restore_foreign_keys()
+
+    def _restore_foreign_keys(self) -> None:
+        """Check references again, after a change of the schema."""
+        if self._changes_schema and self._connection is not None:
+            self._connection.execute("PRAGMA foreign_keys = ON")
+        self._changes_schema = False
 
     def rows(self, statement: str, values: Values = NONE) -> list[Row]:
+        text = translated(statement)
         try:
-            rows: list[Row] = self._cursor.execute(statement, values).fetchall()
+            rows: list[Row] = self._cursor.execute(text, values).fetchall()
         except sqlite_errors.ERRORS as error:
-            if _UNDECODABLE in str(error) and statement.lstrip().startswith(("SELECT", "WITH")):
-                return self._rows_with_damage(statement, values)
+            if _UNDECODABLE in str(error) and text.lstrip().startswith(("SELECT", "WITH")):
+                return self._rows_with_damage(text, values)
             raise self._fail(error) from error
         return rows
 
-    def _rows_with_damage(self, statement: str, values: Values) -> list[Row]:
+    def _rows_with_damage(self, text: str, values: Values) -> list[Row]:
         """Return rows with invalid UTF-8 as backslash escapes, which no JSON decoder accepts."""
         self._connection.text_factory = partial(bytes.decode, errors="backslashreplace")
         try:
-            rows: list[Row] = self._cursor.execute(statement, values).fetchall()
+            rows: list[Row] = self._cursor.execute(text, values).fetchall()
         except sqlite_errors.ERRORS as error:
             raise self._fail(error) from error
         finally:
@@ -158,20 +166,8 @@ class SqliteEngine:
         return rows
 
     def change(self, statement: str, values: Values = NONE) -> int:
-        return int(self._execute(statement, values).rowcount)
-
-    def change_each(self, statement: str, many: Iterable[Values]) -> None:
         try:
-            self._cursor.executemany(statement, many)
-        except sqlite_errors.ERRORS as error:
-            raise self._fail(error) from error
-
-    def insert(self, statement: str, values: Values) -> int:
-        return int(self._execute(statement, values).lastrowid)
-
-    def _execute(self, statement: str, values: Values) -> Any:
-        try:
-            return self._cursor.execute(statement, values)
+            return int(self._cursor.execute(translated(statement), values).rowcount)
         except sqlite_errors.ERRORS as error:
             raise self._fail(error) from error
 

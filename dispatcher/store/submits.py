@@ -1,6 +1,6 @@
 """The store for submitters: a single task at once, a bulk submit in parts until all are there."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -10,8 +10,9 @@ from dispatcher.environment import Environment
 from dispatcher.model import Submitted
 from dispatcher.new_task import NewTask
 from dispatcher.store.bulk_parts import encoded, encoded_part, left, shortened
-from dispatcher.store.parameters import new_task_parameters
+from dispatcher.store.parameters import command_text, new_task_parameters
 from dispatcher.store.statements import submitters as sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
 from dispatcher.times import StoreTime
 
@@ -39,38 +40,83 @@ def size_of(task: NewTask) -> int:
 class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
-    def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
-        return self._submit(task, now, {})
+    def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
+        ids = self._environment_ids({one for task in tasks if (one := task.environment)})
+        submitted: dict[int, Submitted] = {}
+        left = list(enumerate(tasks))
+        while left:
+            submitted |= self._create(left, ids, now)
+            left = [one for one in left if one[0] not in submitted]
+            # A task whose key was in use may have been deleted since.
+            submitted |= self._existing(left)
+            left = [one for one in left if one[0] not in submitted]
+        answers = [submitted[place] for place in range(len(tasks))]
+        pairs = zip(tasks, answers, strict=True)
+        self._remove_unused({task.environment for task, one in pairs if not one.created}, ids)
+        return answers
 
-    def _submit(self, task: NewTask, now: StoreTime, ids: dict[Environment, int]) -> Submitted:
-        """Do the same; `ids` holds the environments that this transaction looked up."""
-        new = new_task_parameters(task, now)
-        if task.environment is not None:
-            new["environment_id"] = self._environment_id(task.environment, ids)
-        for (task_id,) in self.engine.rows(sql.submit(tuple(new)), new):
-            if task.payload is not None:
-                values = {"task_id": task_id, "payload": task.payload}
-                self.engine.change(sql.SUBMIT_PAYLOAD, values)
-            self._announce_task(new["state"], new["run_at"])
-            return Submitted(task_id, created=True)
-        if task.environment is not None:
-            values = {"id": ids.pop(task.environment)}
-            self.engine.change(sql.REMOVE_UNUSED_ENVIRONMENT, values)
-        ((task_id, command, payload),) = self.engine.rows(
-            sql.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
-        )
-        same = {"command": new["command"] == command, "payload": task.payload == payload}
-        differs = tuple(name for name in same if not same[name])
-        return Submitted(task_id, created=False, differs=differs)
+    def _create(
+        self, tasks: Sequence[tuple[int, NewTask]], ids: Mapping[Environment, int], now: StoreTime
+    ) -> dict[int, Submitted]:
+        """Create those tasks, given with their places, whose keys are free."""
+        rows = [new_task_parameters(task, now) for _, task in tasks]
+        for row, (_, task) in zip(rows, tasks, strict=True):
+            if task.environment is not None:
+                row["environment_id"] = ids[task.environment]
+        columns = tuple(sorted({name for row in rows for name in row}))
+        made = self.engine.rows(sql.submit(columns), {"given": rows_of(rows)})
+        without_key = (task_id for task_id, _, key in made if key is None)
+        with_key = {(queue, key): task_id for task_id, queue, key in made if key is not None}
+        created = {
+            place: with_key.pop((task.queue, task.key), 0) if task.key else next(without_key)
+            for place, task in tasks
+        }
+        payloads = [
+            {"task_id": created[place], "payload": task.payload}
+            for place, task in tasks
+            if task.payload is not None and created[place]
+        ]
+        if payloads:
+            self.engine.change(sql.SUBMIT_PAYLOADS, {"given": rows_of(payloads)})
+        for (place, _), row in zip(tasks, rows, strict=True):
+            if created[place]:
+                self._announce_task(row["state"], row["run_at"])
+        return {
+            place: Submitted(task_id, created=True) for place, task_id in created.items() if task_id
+        }
 
-    def _environment_id(self, environment: Environment, ids: dict[Environment, int]) -> int:
-        """Return the id of an environment; store it if there is no equal one."""
-        if (known := ids.get(environment)) is None:
-            values = {"checksum": environment.checksum, "variables": environment.text}
-            rows = self.engine.rows(sql.ENVIRONMENT_ID, values)
-            known = rows[0][0] if rows else self.engine.insert(sql.ADD_ENVIRONMENT, values)
-            ids[environment] = known
-        return known
+    def _existing(self, tasks: Sequence[tuple[int, NewTask]]) -> dict[int, Submitted]:
+        """Return the tasks that have the keys of these."""
+        if not tasks:
+            return {}
+        wanted = dict(tasks)
+        rows = [{"place": place, "queue": task.queue, "key": task.key} for place, task in tasks]
+        found = {}
+        for place, task_id, command, payload in self.engine.rows(
+            sql.TASKS_WITH_KEYS, {"given": rows_of(rows)}
+        ):
+            task = wanted[place]
+            same = {"command": command_text(task) == command, "payload": task.payload == payload}
+            differs = tuple(name for name in same if not same[name])
+            found[place] = Submitted(task_id, created=False, differs=differs)
+        return found
+
+    def _environment_ids(self, wanted: Collection[Environment]) -> dict[Environment, int]:
+        """Return the ids of environments; store those that have no equal."""
+        ids: dict[Environment, int] = {}
+        for statement in (sql.ENVIRONMENT_IDS, sql.ADD_ENVIRONMENTS):
+            left = {(one.checksum, one.text): one for one in wanted if one not in ids}
+            if left:
+                rows = [{"checksum": number, "variables": text} for number, text in left]
+                for env_id, number, text in self.engine.rows(statement, {"given": rows_of(rows)}):
+                    ids.setdefault(left[number, text], env_id)
+        return ids
+
+    def _remove_unused(
+        self, environments: Collection[Environment | None], ids: Mapping[Environment, int]
+    ) -> None:
+        if rows := [{"id": ids[one]} for one in environments if one is not None]:
+            self.engine.change(sql.REMOVE_UNUSED_ENVIRONMENTS, {"given": rows_of(rows)})
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
         if part == 0:
@@ -121,10 +167,9 @@ class SqlSubmitter(SqlTransactions):
         return bool(rows)
 
     def _admit(self, uid: str, now: StoreTime) -> bool:
-        for part, tasks, damage in left(self.engine, uid, lock=self.engine.dialect.lock_row):
+        for part, tasks, damage in left(self.engine, uid, statement=sql.LOCK_NEXT_PART):
             if damage is None:
-                ids: dict[Environment, int] = {}
-                made = [self._submit(task, now, ids) for task in tasks]
+                made = self.submit(tasks, now=now)
                 text = encoded([(one.task_id, one.created, one.differs) for one in made]).decode()
                 values = {"uid": uid, "part": part, "submitted": text}
                 self.engine.change(sql.ADMITTED, values)

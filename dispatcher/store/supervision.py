@@ -2,18 +2,19 @@
 
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from dispatcher.execution import Claim, OpenRun, Settlement
+from dispatcher.execution import Claim, OpenRun, Settlement, StartedRun
 from dispatcher.model import GivenUp, Node, Outcome
-from dispatcher.store import bulk_parts, claims
+from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
-from dispatcher.store.parameters import remains_parameters, settlement_parameters
+from dispatcher.store.parameters import closing, moving_on
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import given_up_from, time_from
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import supervisor as sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.store.workers import SqlWorker
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -23,11 +24,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
     """`SupervisorStore` on an engine."""
 
     def move_due(self, *, limit: int, now: StoreTime) -> int:
-        statement = sql.DUE + self.engine.dialect.skip_locked
-        due = self.engine.rows(statement, {"limit": limit, "now": now})
-        if due:
-            values = [{"id": task_id, "now": now} for (task_id,) in due]
-            self.engine.change_each(sql.MAKE_READY, values)
+        due = self.engine.rows(sql.DUE, {"limit": limit, "now": now})
+        moves.make(self.engine, moves.DUE, [{"id": task_id} for (task_id,) in due], now=now)
         self._announce(bool(due))
         return len(due)
 
@@ -35,11 +33,10 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return self._first_time(sql.NEXT_DUE)
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
-        statement = sql.OVERDUE + self.engine.dialect.skip_locked
-        overdue = self.engine.rows(statement, {"limit": limit, "now": now})
+        overdue = self.engine.rows(sql.OVERDUE, {"limit": limit, "now": now})
         given_up = [given_up_from(row, now) for row in overdue]
-        values = [{"id": one.task_id, "reason": one.reason, "now": now} for one in given_up]
-        self.engine.change_each(sql.GIVE_UP, values)
+        rows = [{"id": one.task_id, "reason": one.reason} for one in given_up]
+        moves.make(self.engine, moves.GIVE_UP, rows, now=now)
         return given_up
 
     def next_failure(self) -> StoreTime | None:
@@ -60,28 +57,21 @@ class SqlSupervisor(SqlReader, SqlWorker):
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
-        statement = claims_sql.READY + self.engine.dialect.skip_locked
-        values = {"queue": queue, "limit": limit}
-        return [
-            claims.claim(
-                self.engine,
-                ready,
-                owner=node,
-                output_dir=output_dir,
-                takeover_at=ready.takeover_at(until),
-                now=now,
-            )
-            for ready in claims.claimable(self.engine, statement, values, kill_grace_ms)
-        ]
+        ready = claims.claimable(
+            self.engine,
+            claims_sql.READY,
+            {"queue": queue, "limit": limit},
+            now=now,
+            kill_grace_ms=kill_grace_ms,
+        )
+        return claims.claim(
+            self.engine, ready, owner=node, output_dir=output_dir, until=until, now=now
+        )
 
-    def record_started(
-        self, uid: RunUid, *, pid: int, started_at: StoreTime, now: StoreTime
-    ) -> bool:
-        values = {"uid": uid, "pid": pid, "started_at": started_at, "now": now}
-        if not self.engine.change(sql.RECORD_STARTED, values):
-            return False
-        self.engine.change(sql.BEGIN_LEASE, values)
-        return True
+    def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> set[RunUid]:
+        rows = [{"uid": one.uid, "pid": one.pid, "started_at": one.at} for one in starts]
+        values = {"given": rows_of(rows), "now": now}
+        return {RunUid(uid) for (uid,) in self.engine.rows(sql.RECORD_STARTED, values)}
 
     def record_leader_exit(
         self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
@@ -99,7 +89,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return self._first_time(sql.NEXT_EXPIRY, {"node": node})
 
     def open_runs(self, node: str) -> list[OpenRun]:
-        return self._open_runs(sql.OPEN_RUNS, {"node": node})
+        return self._open_runs(sql.OPEN_RUNS_HERE, {"node": node})
 
     def endings(self, node: str) -> list[OpenRun]:
         return self._open_runs(sql.ENDINGS, {"node": node})
@@ -107,29 +97,24 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         return self._announce(claims.begin_ending(self.engine, uid, ending, reason))
 
-    def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
-        values = settlement_parameters(settlement, now)
-        if not self.engine.change(sql.CLOSE, values):
-            return False
-        if settlement.total_anew:
-            self.engine.change(sql.BEGIN_TOTAL_ANEW, values)
-        self.engine.change(sql.MOVE_ON, values)
-        self._announce_task(settlement.state, settlement.run_at)
-        if (remains := remains_parameters(settlement)) is not None:
-            self.engine.change(sql.REMAINS, remains)
-        return True
+    def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> set[RunUid]:
+        rows = rows_of([closing(one) for one in settlements])
+        closed = {RunUid(uid) for (uid,) in self.engine.rows(sql.CLOSE, {"given": rows})}
+        settled = [one for one in settlements if one.run_uid in closed]
+        moves.make(self.engine, moves.SETTLE, [moving_on(one) for one in settled], now=now)
+        for one in settled:
+            self._announce_task(one.state, one.run_at)
+        return closed
 
     def confirm(self, node: str, until: StoreTime | None) -> int:
         return self.engine.change(sql.CONFIRM, {"node": node, "until": until})
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
-        statement = sql.ABANDONED + self.engine.dialect.skip_locked
-        return self._open_runs(statement, {"limit": limit, "now": now})
+        return self._open_runs(sql.ABANDONED, {"limit": limit, "now": now})
 
     def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
-        dialect = self.engine.dialect
-        values = {"node": node, "alone": not dialect.shared, "now": now}
-        return self._open_runs(sql.STRANDED + dialect.skip_locked, values)
+        values = {"node": node, "alone": not self.engine.dialect.shared, "now": now}
+        return self._open_runs(sql.STRANDED, values)
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         return self._first_time(sql.NEXT_TAKEOVER, {"node": node, "now": now})

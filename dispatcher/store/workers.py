@@ -1,11 +1,13 @@
 """The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dispatcher.model import Declared, TaskState
 from dispatcher.store.parameters import declaration_parameters
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import workers as sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -16,17 +18,29 @@ from dispatcher.worker_api import WorkerError
 class SqlWorker(SqlTransactions):
     """`WorkerStore` on an engine."""
 
-    def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
-        values = {
-            "task_id": beat.task_id,
-            "lock": beat.lock,
-            "progress": beat.progress,
-            "note": beat.note,
-            "now": now,
+    def heartbeat(self, beats: Sequence[Beat], *, now: StoreTime) -> list[Renewed | Refused]:
+        answers: dict[int, Renewed | Refused] = {}
+        left = dict(enumerate(beats))
+        while left:  # a statement changes a row once: one beat of each task at a time
+            first = {beat.task_id: place for place, beat in reversed(left.items())}
+            answers |= self._renewed({place: left.pop(place) for place in first.values()}, now)
+        return [answers[place] for place in range(len(beats))]
+
+    def _renewed(self, beats: Mapping[int, Beat], now: StoreTime) -> dict[int, Renewed | Refused]:
+        """Renew leases by beats of different tasks; return the answers at the beats' places."""
+        rows = [
+            {"task_id": one.task_id, "lock": one.lock, "progress": one.progress, "note": one.note}
+            for one in beats.values()
+        ]
+        expiries: dict[int, StoreTime] = dict(
+            self.engine.rows(sql.HEARTBEAT, {"given": rows_of(rows), "now": now})
+        )
+        return {
+            place: Renewed(expiries[one.task_id])
+            if one.task_id in expiries
+            else self._refusal(one.task_id, one.lock)
+            for place, one in beats.items()
         }
-        if rows := self.engine.rows(sql.HEARTBEAT, values):
-            return Renewed(rows[0][0])
-        return self._refusal(beat.task_id, beat.lock)
 
     def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
         values = {"task_id": note.task_id, "lock": note.lock, "note": note.note, "now": now}

@@ -18,9 +18,8 @@ def settle_abandoned(
     store: SupervisorStore, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
     """Settle at most `SETTLE_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
-    taken = []
-    for run in store.abandoned(limit=SETTLE_BATCH, now=now):
-        settlement = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
-        store.settle(settlement, now=now)
-        taken.append((run, settlement))
+    runs = store.abandoned(limit=SETTLE_BATCH, now=now)
+    taken = [(run, policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)) for run in runs]
+    if taken:
+        store.settle([settlement for _, settlement in taken], now=now)
     return taken

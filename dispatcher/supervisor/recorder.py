@@ -1,14 +1,14 @@
 """The executor's events, recorded: starts, changes, exits, and the greeting of a new connection."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import structlog
 
 from dispatcher import policy, wire
-from dispatcher.execution import OpenRun
+from dispatcher.execution import OpenRun, StartedRun
 from dispatcher.executor_api import Connected, Disconnected, Event
 from dispatcher.supervisor.reconcile import Differences, compare
 from dispatcher.supervisor.settler import Settler
@@ -45,9 +45,9 @@ class Recorder:
             Connected: self._connected,
             Disconnected: self._disconnected,
             wire.Started: self._started,
-            wire.StartFailed: self._start_failed,
+            wire.StartFailed: self._ended,
             wire.Changed: self._changed,
-            wire.Exited: self._exited,
+            wire.Exited: self._ended,
             wire.Notice: self._notice,
             wire.Stray: self._stray,
             wire.Door: workers.record_door,
@@ -56,16 +56,34 @@ class Recorder:
     def record(self, turn: Turn, event: Event) -> None:
         self._recordings[type(event)](turn, event)
 
+    def record_ends(self, turn: Turn) -> None:
+        """Settle the runs whose ends this turn recorded, once; the executor forgets them."""
+        ends, turn.pending_ends = turn.pending_ends, {}
+        if not ends:
+            return
+        runs = self._store.open_runs_among(ends.keys())
+        self._settler.settle(turn, [(runs[uid], end) for uid, end in ends.items() if uid in runs])
+        for uid, end in ends.items():
+            if uid not in runs and isinstance(end, wire.Exited):
+                turn.pending_starts.pop(uid, None)
+                turn.after(partial(self._memory.surplus.discard, uid))
+                turn.after(partial(self._executor.send, wire.Forget(uid=uid)))
+
     def record_starts(self, turn: Turn) -> None:
         """Write the starts of this turn that no exit followed."""
-        for uid, event in turn.pending_starts.items():
-            begun = turn.store_time_of(event.at)
-            self._store.record_started(uid, pid=event.pid, started_at=begun, now=turn.now)
+        starts = [
+            StartedRun(uid=uid, pid=event.pid, at=turn.store_time_of(event.at))
+            for uid, event in turn.pending_starts.items()
+        ]
+        if starts:
+            self._store.record_started(starts, now=turn.now)
+        for event in turn.pending_starts.values():
             turn.after(partial(self._remember_started, event, turn.now, turn.at))
         turn.pending_starts = {}
 
     def _connected(self, turn: Turn, event: Connected) -> None:
         """Reconcile store and executor: at start, after a crash and after an unknown commit."""
+        self.record_ends(turn)
         runs = self._store.open_runs(self._memory.settings.node_id)
         found = compare(runs, event.runs, at=turn.at)
         turn.again = True  # what follows is work of its own
@@ -73,12 +91,11 @@ class Recorder:
         reports = {report.uid: report for report in event.runs}
         unknown = [run for run, end in found.over if end is None]
         living = self._stranded.living(turn, unknown)
-        for run, end in found.over:
-            if run.run_uid not in living:
-                self._record_missed_start(turn, run, reports.get(run.run_uid))
-                self._settler.settle(turn, run, end)
-        for run, report in found.live:
-            self._record_missed_start(turn, run, report)
+        over = [(run, end) for run, end in found.over if run.run_uid not in living]
+        known = [*((run, reports.get(run.run_uid)) for run, _ in over), *found.live]
+        self._record_missed_starts(turn, known)
+        self._settler.settle(turn, over)
+        for _, report in found.live:
             self._record_facts(turn, report)
         for report in found.surplus:
             turn.after(partial(log.warning, "run.unknown", run=report.uid, pid=report.pid))
@@ -97,11 +114,6 @@ class Recorder:
         """Keep a start for `record_starts`, or for an exit in the same turn."""
         turn.pending_starts[event.uid] = event
 
-    def _start_failed(self, turn: Turn, event: wire.StartFailed) -> None:
-        run = self._store.open_run(event.uid)
-        if run is not None:
-            self._settler.settle(turn, run, event)
-
     def _changed(self, turn: Turn, event: wire.Changed) -> None:
         self._record_facts(turn, event)
         if event.ended_by == wire.EndedBy.SHUTDOWN:
@@ -112,15 +124,9 @@ class Recorder:
         elif event.reason:
             turn.after(partial(self._remember_unsignalled, event.uid, event.reason))
 
-    def _exited(self, turn: Turn, event: wire.Exited) -> None:
-        """Settle a run whose process tree is gone, once; the executor forgets it."""
-        run = self._store.open_run(event.uid)
-        if run is None:
-            turn.pending_starts.pop(event.uid, None)
-            turn.after(partial(self._memory.surplus.discard, event.uid))
-            turn.after(partial(self._executor.send, wire.Forget(uid=event.uid)))
-        else:
-            self._settler.settle(turn, run, event)
+    def _ended(self, turn: Turn, event: wire.Exited | wire.StartFailed) -> None:
+        """Keep an end for `record_ends`."""
+        turn.pending_ends[event.uid] = event
 
     def _notice(self, turn: Turn, event: wire.Notice) -> None:
         """Record what a worker sent to the executor as if it had sent it to us."""
@@ -134,11 +140,19 @@ class Recorder:
         facts = {"pid": event.pid, "name": event.name, "candidates": event.candidates}
         turn.after(partial(log.warning, "worker.stray", **facts))
 
-    def _record_missed_start(self, turn: Turn, run: OpenRun, report: wire.RunReport | None) -> None:
-        """Record a start that happened while no daemon was connected."""
-        if report is not None and run.pid is None and report.pid is not None:
-            moment = turn.store_time_of(_began(report, turn.at))
-            self._store.record_started(run.run_uid, pid=report.pid, started_at=moment, now=turn.now)
+    def _record_missed_starts(
+        self, turn: Turn, known: Iterable[tuple[OpenRun, wire.RunReport | None]]
+    ) -> None:
+        """Record starts that happened while no daemon was connected."""
+        starts = [
+            StartedRun(
+                uid=run.run_uid, pid=report.pid, at=turn.store_time_of(_began(report, turn.at))
+            )
+            for run, report in known
+            if report is not None and run.pid is None and report.pid is not None
+        ]
+        if starts:
+            self._store.record_started(starts, now=turn.now)
 
     def _record_facts(self, turn: Turn, fresh: wire.Changed | wire.RunReport) -> None:
         """Record the leader's exit, and an ending that the executor began by itself."""

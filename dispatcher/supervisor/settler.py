@@ -1,6 +1,7 @@
 """Closing runs: outcome, the task's next state, and what follows."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
@@ -19,7 +20,7 @@ PREDECESSOR_DELAY = (1.0, 60.0)
 
 
 class Settler:
-    """Settles a run once, then has the executor forget it."""
+    """Settles runs once, then has the executor forget them."""
 
     def __init__(self, shared: Shared) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
@@ -28,9 +29,21 @@ class Settler:
             lambda: Backoff(*PREDECESSOR_DELAY)
         )
 
-    def settle(self, turn: Turn, run: OpenRun, end: policy.End) -> None:
-        """Close a run whose process tree is gone, or that never had a process."""
-        started = turn.pending_starts.pop(run.run_uid, None)
+    def settle(self, turn: Turn, ended: Iterable[tuple[OpenRun, policy.End]]) -> None:
+        """Close runs whose process tree is gone, or that never had a process."""
+        settlements = []
+        for run, end in ended:
+            started = turn.pending_starts.pop(run.run_uid, None)
+            settlement = self._settlement(turn, run, end, started)
+            settlements.append(settlement)
+            turn.closed.add(run.run_uid)
+            turn.after(partial(self._settled, run, settlement, end, started, turn.at))
+        if settlements:
+            self._store.settle(settlements, now=turn.now)
+
+    def _settlement(
+        self, turn: Turn, run: OpenRun, end: policy.End, started: wire.Started | None
+    ) -> Settlement:
         settlement = policy.settle(
             run,
             end,
@@ -40,22 +53,20 @@ class Settler:
             started=(started.pid, turn.store_time_of(started.at)) if started is not None else None,
             rng=self._rng,
         )
-        if isinstance(end, wire.StartFailed) and end.fault is not wire.Fault.TASK:
-            if end.fault is wire.Fault.HOST:
-                turn.claims_blocked = True
-                turn.after(partial(self._pause, end.error, turn.at))
-            delay = self._postponements[run.task_id].grow()
-            until = StoreTime(turn.now + round(delay * 1000))
-            settlement = policy.postponed(settlement, until=until, total_at=run.limits.total_at)
-        self._store.settle(settlement, now=turn.now)
-        turn.closed.add(run.run_uid)
-        turn.after(partial(self._settled, run, settlement, end, started, turn.at))
+        if not isinstance(end, wire.StartFailed) or end.fault is wire.Fault.TASK:
+            return settlement
+        if end.fault is wire.Fault.HOST:
+            turn.claims_blocked = True
+            turn.after(partial(self._pause, end.error, turn.at))
+        delay = self._postponements[run.task_id].grow()
+        until = StoreTime(turn.now + round(delay * 1000))
+        return policy.postponed(settlement, until=until, total_at=run.limits.total_at)
 
     def hold(self, turn: Turn, claim: Claim, why: str) -> None:
         """Hold the task of a claim of this turn, which never gets a process."""
         self._store.begin_ending(claim.run_uid, Outcome.HELD, why, now=turn.now)
         if (run := self._store.open_run(claim.run_uid)) is not None:
-            self.settle(turn, run, None)
+            self.settle(turn, [(run, None)])
 
     def remember_started(self, task_id: int, at: Instant) -> None:
         """Remember, after the commit, that the host could start a worker of this task."""

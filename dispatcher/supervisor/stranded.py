@@ -54,11 +54,13 @@ class StrandedRuns:
                 turn.after(partial(self._forget, uid))
         living = self.living(turn, runs.values())
         over = [run for uid, run in runs.items() if uid not in living]
-        for run in over[:SETTLE_BATCH]:
-            settlement = policy.settle(
-                run, None, settings.retry, now=turn.now, ended_at=turn.now, rng=self._rng
-            )
-            self._store.settle(settlement, now=turn.now)
+        settlements = [
+            policy.settle(run, None, settings.retry, now=turn.now, ended_at=turn.now, rng=self._rng)
+            for run in over[:SETTLE_BATCH]
+        ]
+        if settlements:
+            self._store.settle(settlements, now=turn.now)
+        for run, settlement in zip(over, settlements, strict=False):
             turn.after(partial(self._settled, run, settlement))
         return len(over) > SETTLE_BATCH
 

@@ -184,11 +184,11 @@ class Supervisor:
 
     def _perform(self, unanswered: list[Request], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""
-        requested = [partial(self._workers.record, request=request) for request in unanswered]
+        requested = partial(self._workers.record, requests=unanswered)
         reported = [partial(self._recorder.record, event=event) for event in self._inbox]
-        starts = self._recorder.record_starts
+        kept = (self._recorder.record_ends, self._recorder.record_starts)
         try:
-            self._transactor.run([*requested, *reported, starts, *self._duties()], at)
+            self._transactor.run([requested, *reported, *kept, *self._duties()], at)
             self._inbox.clear()
             unanswered.clear()
         except StoreRefused:
@@ -215,7 +215,7 @@ class Supervisor:
         while unanswered:
             request = unanswered[0]
             try:
-                self._transactor.run([partial(self._workers.record, request=request)], at)
+                self._transactor.run([partial(self._workers.record, requests=[request])], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation="request", error=str(error))
                 self._workers.request_retry([request], at=at)
@@ -238,7 +238,8 @@ class Supervisor:
         """Record one event; if the store refuses it, hold its task for an internal error."""
         record = partial(self._recorder.record, event=event)
         try:
-            self._transactor.run([record, self._recorder.record_starts], at)
+            kept = (self._recorder.record_ends, self._recorder.record_starts)
+            self._transactor.run([record, *kept], at)
         except StoreRefused as error:
             log.exception("store.refused", operation=type(event).__name__, error=str(error))
             self._hold_for_internal_error(event, f"internal error: {error}", at)

@@ -247,6 +247,8 @@ class Turn:
     """Whether all input that had arrived by now is in it: if not, no deadline is judged."""
     pending_starts: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: a start whose exit follows in the same turn needs no write."""
+    pending_ends: dict[RunUid, wire.Exited | wire.StartFailed] = field(default_factory=dict)
+    """Ends not settled yet: those of a turn are settled together."""
     extended: dict[RunUid, Instant] = field(default_factory=dict)
     """Until when runs requested to go on in this turn; memory has it only after the commit."""
     closed: set[RunUid] = field(default_factory=set)

@@ -1,7 +1,7 @@
 """Workers' messages, recorded and answered: heartbeats and declarations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -34,14 +34,34 @@ class WorkerRecorder:
         self._memory = memory
         self._next_look = Alarm()
 
-    def record(self, turn: Turn, request: Request) -> None:
-        """Record a message; the answer leaves after the commit."""
-        message = request.message
-        answer: Renewed | Accepted | Refused
-        if isinstance(message, Beat):
-            answer = self._store.heartbeat(message, now=turn.now)
+    def record(self, turn: Turn, requests: Iterable[Request]) -> None:
+        """Record messages; the answers leave after the commit.
+
+        Beats are recorded together, but before any later message of the same task.
+        """
+        beats: list[Request] = []
+        for request in requests:
+            if isinstance(request.message, Beat):
+                beats.append(request)
+                continue
+            if any(beat.message.task_id == request.message.task_id for beat in beats):
+                self._record_beats(turn, beats)
+                beats = []
+            self._record_other(turn, request, request.message)
+        if beats:
+            self._record_beats(turn, beats)
+
+    def _record_beats(self, turn: Turn, requests: Sequence[Request]) -> None:
+        beats = [one.message for one in requests if isinstance(one.message, Beat)]
+        for request, answer in zip(
+            requests, self._store.heartbeat(beats, now=turn.now), strict=True
+        ):
             turn.after(partial(self._log_beat, request, answer))
-        elif isinstance(message, Note):
+            turn.after(partial(request.answer, answer, turn.now))
+
+    def _record_other(self, turn: Turn, request: Request, message: Note | Declaration) -> None:
+        answer: Accepted | Refused
+        if isinstance(message, Note):
             answer = self._store.note(message, now=turn.now)
             turn.after(partial(self._log_refusal, request, answer))
         else:
@@ -53,8 +73,8 @@ class WorkerRecorder:
     def record_notice(self, turn: Turn, notice: wire.Notice) -> None:
         """Record what a worker sent by systemd's protocol, which has no answers."""
         if (claim := self._store.lock_of(notice.uid)) is not None:
-            for message in messages_of_notice(notice, *claim):
-                self.record(turn, Request(message, _unanswered))
+            messages = messages_of_notice(notice, *claim)
+            self.record(turn, [Request(message, _unanswered) for message in messages])
 
     def record_door(self, turn: Turn, door: wire.Door) -> None:
         """Record that workers' sockets are missing, or are back.

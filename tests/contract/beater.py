@@ -18,7 +18,7 @@ for line in sys.stdin:
         pass
     beat = Beat(task_id=request["task_id"], lock=request["lock"])
     with store.transaction():
-        answer = store.heartbeat(beat, now=StoreTime(request["now"]))
+        answer = store.heartbeat([beat], now=StoreTime(request["now"]))[0]
     word = answer.error if isinstance(answer, Refused) else "ok"
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()

@@ -41,5 +41,5 @@ def path(tmp_path: Path) -> Path:
     """Return the path of a database that holds one task and that nobody has open."""
     path = tmp_path / "store" / "tasks.db"
     with closing(opened(path)) as store, store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
     return path

@@ -19,7 +19,7 @@ from tests.contract.sqlite_files import opened
 if __name__ == "__main__":
     store = opened(Path(sys.argv[1]), patience=5)
     with store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
     child = ctypes.PyDLL(None).fork() if sys.argv[2:] == ["in C"] else os.fork()
     if child:
         store.close()

@@ -35,7 +35,7 @@ class OneByOne:
 
     def new(self, **wanted: Any) -> int:
         """Submit a task; return its id."""
-        task_id: int = self.submit(new_task(**wanted), now=NOW).task_id
+        task_id: int = self.submit([new_task(**wanted)], now=NOW)[0].task_id
         return task_id
 
     def claimed(self, *, node: str = NODE, **wanted: Any) -> Claim:
@@ -53,8 +53,7 @@ class OneByOne:
 
     def end(self, claim: Claim, *, now: StoreTime = NOW, **facts: Any) -> bool:
         """Settle a claim's run: succeeded, unless the facts differ."""
-        settled: bool = self.settle(settlement(claim, **facts), now=now)
-        return settled
+        return bool(self.settle([settlement(claim, **facts)], now=now))
 
     def finished(self, *, now: StoreTime = NOW, **wanted: Any) -> int:
         """Bring a task to success; return its id."""
@@ -73,6 +72,12 @@ class OneByOne:
             ((value,),) = self.sql(f"SELECT {name} FROM tasks WHERE id = :id", {"id": task_id})
         return value
 
+    def lease(self, name: str, task_id: int) -> Any:
+        """Return one column of a task's open run; None without one."""
+        statement = f"SELECT {name} FROM runs WHERE task_id = :id AND outcome IS NULL"
+        with self.raw.transaction():
+            return next((value for (value,) in self.sql(statement, {"id": task_id})), None)
+
     def sql(self, statement: str, values: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Execute a statement in the open transaction."""
         rows: list[tuple[Any, ...]] = self.raw.engine.rows(statement, values or {})
@@ -88,6 +93,7 @@ def settlement(claim: Claim, **facts: Any) -> Settlement:
     """Return a settlement: succeeded, unless the facts differ."""
     given = {
         "run_uid": claim.run_uid,
+        "task_id": claim.task_id,
         "outcome": Outcome.SUCCEEDED,
         "run_reason": "exit 0",
         "state": TaskState.SUCCEEDED,

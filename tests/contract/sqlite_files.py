@@ -61,4 +61,4 @@ def file_size_limit(size: int) -> Iterator[None]:
 def break_commit(store: SqlStore, path: Path) -> None:
     """Let one commit fail at its first write."""
     with file_size_limit(0), pytest.raises(CommitUnknown, match=r"tasks\.db"), store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dispatcher.errors import CommitUnknown, StoreUnavailable
-from dispatcher.execution import Claim
+from dispatcher.execution import Claim, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
 from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import Store
@@ -29,6 +29,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "task": ((1,), {}),
     "tasks": ((TaskFilter(),), {}),
     "matching": ((TaskFilter(),), {}),
+    "matching_among": (([1], TaskFilter()), {}),
     "ids": ((), {}),
     "submitted_from": ((1,), {}),
     "environment": ((1,), {}),
@@ -38,6 +39,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "foremost": ((TaskState.RUNNING,), {"limit": 1}),
     "before": ((), {"limit": 1}),
     "open_run": ((RunUid("u"),), {}),
+    "open_runs_among": (([RunUid("u")],), {}),
     "known_runs": (([RunUid("u")],), {}),
     "counts": ((), {}),
     "ready_since": ((), {}),
@@ -123,7 +125,7 @@ def of(task: int | Claim) -> int:
 
 
 def submit(**wanted: Any) -> Callable[[Store, Any], object]:
-    return lambda store, _: store.submit(new_task(**wanted), now=NOW)
+    return lambda store, _: store.submit([new_task(**wanted)], now=NOW)
 
 
 def staged(store: OneByOne, **wanted: Any) -> None:
@@ -167,7 +169,7 @@ def edit(**changes: Any) -> Callable[[Store, Any], object]:
 
 
 def settle(**facts: Any) -> Callable[[Store, Any], object]:
-    return lambda store, claim: store.settle(settlement(claim, **facts), now=NOW)
+    return lambda store, claim: store.settle([settlement(claim, **facts)], now=NOW)
 
 
 def settle_beside(milliseconds: int) -> Callable[[OneByOne], Claim]:
@@ -219,7 +221,7 @@ CASES = [
     # Workers
     Case(
         *("heartbeat", "with a note", False, running),
-        lambda s, c: s.heartbeat(Beat(task_id=c.task_id, lock=c.lock, note="half"), now=NOW),
+        lambda s, c: s.heartbeat([Beat(task_id=c.task_id, lock=c.lock, note="half")], now=NOW),
     ),
     Case(
         *("note", "another one", False, running),
@@ -289,7 +291,7 @@ CASES = [
     ),
     Case(
         *("record_started", "a run", False, running),
-        lambda s, c: s.record_started(c.run_uid, pid=1, started_at=NOW, now=NOW),
+        lambda s, c: s.record_started([StartedRun(uid=c.run_uid, pid=1, at=NOW)], now=NOW),
     ),
     Case(
         *("record_leader_exit", "a run", False, running),
@@ -370,7 +372,7 @@ def test_many_changes_of_a_transaction_ring_once_when_others_can_see_them(
     bell.on_ring = look
     with raw.transaction():
         for _ in range(3):
-            raw.cancel(raw.submit(new_task(), now=NOW).task_id, "why", now=NOW)
+            raw.cancel(raw.submit([new_task()], now=NOW)[0].task_id, "why", now=NOW)
     other.close()
 
     assert [3] == seen
@@ -378,7 +380,7 @@ def test_many_changes_of_a_transaction_ring_once_when_others_can_see_them(
 
 def test_the_next_transaction_rings_only_for_itself(raw: SqlStore, bell: FakeBell) -> None:
     with raw.transaction():
-        raw.submit(new_task(), now=NOW)
+        raw.submit([new_task()], now=NOW)
     with raw.transaction():
         raw.pause("q", "why", now=NOW)
 
@@ -397,7 +399,7 @@ def test_nothing_rings_for_what_is_rolled_back(
 
 def submit_and_raise(raw: SqlStore, error: type[BaseException]) -> None:
     with raw.transaction():
-        raw.submit(new_task(), now=NOW)
+        raw.submit([new_task()], now=NOW)
         raise error
 
 
@@ -413,7 +415,7 @@ def test_a_commit_that_may_have_been_made_rings_and_one_that_was_not_does_not(
 
     monkeypatch.setattr(raw.engine, "commit", fail)
     with pytest.raises(error), raw.transaction():
-        raw.submit(new_task(), now=NOW)
+        raw.submit([new_task()], now=NOW)
 
     assert rings == bell.rings
 
@@ -427,8 +429,8 @@ def test_a_bell_of_the_database_rings_within_the_transaction_and_with_it(
     raw.bell = FakeBell("INSERT INTO rung SELECT count(*) FROM tasks RETURNING tasks")
 
     with raw.transaction():
-        raw.submit(new_task(), now=NOW)
-        raw.submit(new_task(), now=NOW)
+        raw.submit([new_task()], now=NOW)
+        raw.submit([new_task()], now=NOW)
     with raw.transaction():
         raw.pause("q", "why", now=NOW)
     with pytest.raises(KeyboardInterrupt):

@@ -105,9 +105,9 @@ def test_a_backup_waits_for_no_writer_and_none_for_it_and_holds_nothing_uncommit
 ) -> None:
     with closing(opened(path)) as store:
         with store.transaction():
-            store.submit(new_task(), now=NOW)
+            store.submit([new_task()], now=NOW)
             make(path, copy)
-            store.submit(new_task(), now=NOW)
+            store.submit([new_task()], now=NOW)
 
         assert ([1], 3) == (ids(copy), len(OneByOne(store).ids()))
 
@@ -117,7 +117,7 @@ def test_r52_a_backup_drops_no_lock_of_a_store_that_the_same_process_has_open(
 ) -> None:
     """Opening and closing the file by other means would drop its lock."""
     with closing(opened(path)) as store, store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
         make(path, copy)
         other = "import sys; from pathlib import Path; from dispatcher.store.sqlite import *\n"
         other += "SqliteEngine(Path(sys.argv[1]), patience=0).begin(write=True)"
@@ -294,7 +294,7 @@ def test_no_id_is_given_twice_and_every_fence_is_beyond_those_that_were(
         assert (1, SINCE_2020 + 1) == (new.task_id, new.fence)
         assert new.run_id > old.run_id
         assert 6 == OneByOne(store).new()
-        refused = OneByOne(store).heartbeat(Beat(task_id=1, lock=old.lock), now=NOW)
+        refused = OneByOne(store).heartbeat([Beat(task_id=1, lock=old.lock)], now=NOW)[0]
         assert WorkerError.NOT_OWNER is refused.error
 
 

@@ -63,7 +63,7 @@ def test_a_staged_task_is_not_a_task_yet_and_its_key_blocks_nobody(store: OneByO
     assert not store.has_unfinished()
     assert not store.admit(uid, now=NOW)
     assert store.submitted(uid, 0) is None
-    assert store.submit(new_task(key="k"), now=NOW).created
+    assert store.submit([new_task(key="k")], now=NOW)[0].created
 
 
 def test_accepted_parts_become_tasks_in_their_order_as_submit_makes_them(store: OneByOne) -> None:
@@ -81,7 +81,7 @@ def test_accepted_parts_become_tasks_in_their_order_as_submit_makes_them(store: 
     assert [Submitted(other + 3, created=True)] == store.submitted(uid, 1)
     with store.raw.transaction():
         store.sql("DELETE FROM tasks WHERE key = 'once'")
-    again = store.submit(FULL, now=later(2)).task_id
+    again = store.submit([FULL], now=later(2))[0].task_id
     with store.raw.transaction():
         columns = {row[1] for row in store.sql("PRAGMA table_info(tasks)")} - {"id", "key"}
     twin = staged_again(store)
@@ -104,7 +104,7 @@ def staged_again(store: OneByOne) -> int:
 def test_a_key_that_came_meanwhile_is_its_task_as_if_it_had_come_before(store: OneByOne) -> None:
     uid = staged(store, [new_task(key="k"), new_task(key="l"), new_task(key="l")])
     store.accept(uid, now=NOW)
-    mine = store.submit(new_task(key="k"), now=NOW).task_id
+    mine = store.submit([new_task(key="k")], now=NOW)[0].task_id
 
     store.admit(uid, now=NOW)
 

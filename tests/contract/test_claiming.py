@@ -71,7 +71,6 @@ def test_the_run_keeps_its_original_lock(store: OneByOne) -> None:
         rows = store.sql("SELECT lock FROM runs WHERE uid = :uid", {"uid": claim.run_uid})
 
     assert [(claim.lock,)] == rows
-    assert claim.lock != store.column("lock", claim.task_id)
 
 
 def test_priority_goes_first_then_age(store: OneByOne) -> None:
@@ -151,14 +150,14 @@ def test_an_uncounted_run_keeps_the_number_of_its_attempt(store: OneByOne) -> No
 def test_nothing_of_the_last_run_is_left_on_the_row(store: OneByOne) -> None:
     claim = store.claimed()
     with store.raw.transaction():
-        store.sql("UPDATE tasks SET last_heartbeat_at = 1, progress = 0.5, note = 'half'")
+        store.sql("UPDATE runs SET last_heartbeat_at = 1, progress = 0.5, note = 'half'")
     store.begin_ending(claim.run_uid, Outcome.RELEASED, "drain", now=NOW)
     store.end(claim, outcome=Outcome.RELEASED, state=TaskState.READY)
 
     store.take("own")
 
     columns = ("last_heartbeat_at", "progress", "note", "ending", "ending_reason", "takeover_at")
-    assert [store.column(name, claim.task_id) for name in columns] == [None] * 6
+    assert [store.lease(name, claim.task_id) for name in columns] == [None] * 6
 
 
 def test_a_released_task_stands_at_the_front_of_its_priority(store: OneByOne) -> None:

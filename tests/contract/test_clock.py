@@ -252,7 +252,7 @@ def test_over_a_boot_store_time_follows_the_hosts_clock_but_never_back(
 
 def submits(store: SqlStore) -> None:
     with store.transaction() as now:
-        store.submit(new_task(lease_ttl_ms=DAY), now=now)
+        store.submit([new_task(lease_ttl_ms=DAY)], now=now)
 
 
 def claims(store: SqlStore) -> None:
@@ -262,8 +262,8 @@ def claims(store: SqlStore) -> None:
 
 def beats(store: SqlStore) -> None:
     with store.transaction() as now:
-        (row,) = store.engine.rows("SELECT lock FROM tasks WHERE state = 'running'")
-        assert isinstance(store.heartbeat(Beat(task_id=1, lock=row[0]), now=now), Renewed)
+        (row,) = store.engine.rows("SELECT lock FROM runs WHERE outcome IS NULL")
+        assert isinstance(store.heartbeat([Beat(task_id=1, lock=row[0])], now=now)[0], Renewed)
 
 
 def cancels(store: SqlStore) -> None:
@@ -274,10 +274,10 @@ def cancels(store: SqlStore) -> None:
 def settles(store: SqlStore) -> None:
     """Settle a run after which the task runs again, so that only the run knows when."""
     with store.transaction() as now:
-        (row,) = store.engine.rows("SELECT run_uid FROM tasks WHERE state = 'running'")
+        (row,) = store.engine.rows("SELECT uid, task_id FROM runs WHERE outcome IS NULL")
         facts = {"outcome": Outcome.RELEASED, "state": TaskState.READY}
-        claim: Any = SimpleNamespace(run_uid=row[0])
-        assert store.settle(settlement(claim, ended_at=now, **facts), now=now)
+        claim: Any = SimpleNamespace(run_uid=row[0], task_id=row[1])
+        assert store.settle([settlement(claim, ended_at=now, **facts)], now=now)
 
 
 def stages(store: SqlStore) -> None:

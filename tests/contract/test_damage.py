@@ -65,7 +65,7 @@ def test_r50_a_directory_that_nobody_may_enter_any_more_is_reported_as_closed(pa
         remedy = str(refused.value).removeprefix(f"{path}: Permission denied; ")
         assert remedy in ({own} if before else others)
         with store.transaction() as now:
-            store.submit(new_task(), now=now)
+            store.submit([new_task()], now=now)
 
 
 # Damage ------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_r50_a_wal_without_its_database_is_refused(path: Path) -> None:
     wal = Path(f"{path}-wal")
     with closing(opened(path)) as store:
         with store.transaction():
-            store.submit(new_task(), now=NOW)
+            store.submit([new_task()], now=NOW)
         kept = wal.read_bytes()
     path.unlink()
     wal.write_bytes(kept)

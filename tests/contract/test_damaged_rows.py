@@ -89,7 +89,7 @@ def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_o
 
     (run,) = store.open_runs(NODE)
 
-    if change.startswith(("cwd", "command", "env", "kill_grace_ms", "fence")):
+    if change.startswith(("cwd", "command", "env", "kill_grace_ms", "lease_ttl_ms", "fence")):
         assert run.intent is None  # what an open run does not need
     else:
         assert Intent.HOLD is run.intent

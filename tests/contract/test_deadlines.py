@@ -59,8 +59,8 @@ def test_the_lease_ends_with_the_time_of_the_claim(
 def test_a_beat_renews_up_to_the_deadline_and_no_further(store: OneByOne) -> None:
     claim = taken(store, run_timeout_ms=TTL + 500)
 
-    assert Renewed(later(100 + TTL)) == store.heartbeat(beat(claim), now=later(100))
-    assert Renewed(later(TTL + 500)) == store.heartbeat(beat(claim), now=later(TTL))
+    assert Renewed(later(100 + TTL)) == store.heartbeat([beat(claim)], now=later(100))[0]
+    assert Renewed(later(TTL + 500)) == store.heartbeat([beat(claim)], now=later(TTL))[0]
 
     assert not store.open_run(taken(store).run_uid).ran_out_of_time
     assert store.open_run(claim.run_uid).ran_out_of_time
@@ -72,7 +72,7 @@ def test_a_request_after_the_deadline_is_refused_and_writes_nothing(store: OneBy
     note = Note(task_id=claim.task_id, lock=claim.lock, note="late")
 
     answers = [
-        store.heartbeat(beat(claim), now=later(3_000)),
+        store.heartbeat([beat(claim)], now=later(3_000))[0],
         store.note(note, now=later(3_000)),
         store.declare(declaration(claim), now=later(3_000)),
     ]
@@ -92,4 +92,4 @@ def test_a_claim_of_a_node_has_no_deadline_but_its_daemon(store: OneByOne, raw: 
     claim = store.claimed(run_timeout_ms=3_000)
 
     assert store.open_run(claim.run_uid).deadline_at is None
-    assert isinstance(store.heartbeat(beat(claim), now=later(3_000)), Renewed)
+    assert isinstance(store.heartbeat([beat(claim)], now=later(3_000))[0], Renewed)

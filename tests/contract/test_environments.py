@@ -27,7 +27,7 @@ def carrying(environment: Environment | None, **wanted: object) -> NewTask:
 
 def test_a_claim_has_the_environment_and_umask_of_its_submit(store: OneByOne) -> None:
     for environment in (MINE, None, OTHER):
-        store.submit(carrying(environment), now=NOW)
+        store.submit([carrying(environment)], now=NOW)
     store.new()
 
     claims = store.take(limit=4)
@@ -35,13 +35,13 @@ def test_a_claim_has_the_environment_and_umask_of_its_submit(store: OneByOne) ->
     assert [MINE, None, OTHER, None] == [claim.environment for claim in claims]
     assert [0o27, 0o27, 0o27, None] == [claim.umask for claim in claims]
     assert "hunter2" not in repr(claims)
-    local = store.submit(carrying(MINE, queue="local"), now=NOW).task_id
+    local = store.submit([carrying(MINE, queue="local")], now=NOW)[0].task_id
     claim = store.claim_local("local", owner="local:1", output_dir="/out", now=NOW)
     assert (local, MINE) == (claim.task_id, claim.environment)
 
 
 def test_a_later_run_has_the_same_environment(store: OneByOne) -> None:
-    store.submit(carrying(MINE), now=NOW)
+    store.submit([carrying(MINE)], now=NOW)
     (first,) = store.take()
     store.end(first, state=TaskState.FAILED)
     store.retry(first.task_id, now=NOW)
@@ -53,7 +53,7 @@ def test_a_later_run_has_the_same_environment(store: OneByOne) -> None:
 
 def test_equal_environments_are_stored_once_and_a_clean_task_stores_none(store: OneByOne) -> None:
     same = Environment(dict(reversed(MINE.variables.items())))
-    ids = [store.submit(carrying(one), now=NOW).task_id for one in (MINE, OTHER, same, None)]
+    ids = [store.submit([carrying(one)], now=NOW)[0].task_id for one in (MINE, OTHER, same, None)]
 
     assert ["/mine", "/other"] == stored(store)
     found = [store.task(task_id).environment_id for task_id in ids]
@@ -66,7 +66,7 @@ def test_equal_environments_are_stored_once_and_a_clean_task_stores_none(store: 
 def test_environments_with_one_checksum_are_two(store: OneByOne) -> None:
     twins = [Environment({"PATH": path}) for path in ("plumless", "buckeroo")]
     for environment in (*twins, *twins):
-        store.submit(carrying(environment), now=NOW)
+        store.submit([carrying(environment)], now=NOW)
 
     assert 1 == len({environment.checksum for environment in twins})
     assert ["plumless", "buckeroo"] == stored(store)
@@ -75,7 +75,7 @@ def test_environments_with_one_checksum_are_two(store: OneByOne) -> None:
 
 def test_an_environment_goes_with_the_last_task_that_has_it(store: OneByOne) -> None:
     for at, environment in enumerate((MINE, OTHER, MINE)):
-        task_id = store.submit(carrying(environment), now=NOW).task_id
+        task_id = store.submit([carrying(environment)], now=NOW)[0].task_id
         store.cancel(task_id, "x", now=later(at))
 
     store.prune(before=later(1), limit=10)
@@ -87,13 +87,13 @@ def test_an_environment_goes_with_the_last_task_that_has_it(store: OneByOne) -> 
 
 
 def test_an_environment_whose_task_was_not_created_is_not_stored(store: OneByOne) -> None:
-    first = store.submit(carrying(MINE, key="k"), now=NOW).task_id
+    first = store.submit([carrying(MINE, key="k")], now=NOW)[0].task_id
 
-    again = store.submit(carrying(OTHER, key="k"), now=NOW)
+    again = store.submit([carrying(OTHER, key="k")], now=NOW)[0]
 
     assert (first, False) == (again.task_id, again.created)
     assert ["/mine"] == stored(store)
-    assert not store.submit(carrying(MINE, key="k"), now=NOW).created
+    assert not store.submit([carrying(MINE, key="k")], now=NOW)[0].created
     assert ["/mine"] == stored(store)
 
 
@@ -123,7 +123,7 @@ def test_a_bulk_submit_holds_an_environment_once_in_a_part_and_stores_it_once(
 def test_in_a_part_a_key_in_use_leaves_the_environment_that_its_neighbours_have(
     store: OneByOne,
 ) -> None:
-    store.submit(carrying(None, key="k"), now=NOW)
+    store.submit([carrying(None, key="k")], now=NOW)
     part = [carrying(OTHER, key="k"), carrying(MINE), carrying(MINE, key="k"), carrying(MINE)]
     store.stage("bulk", 0, part, now=NOW)
     store.accept("bulk", now=NOW)
@@ -149,8 +149,8 @@ def test_in_a_part_a_key_in_use_leaves_the_environment_that_its_neighbours_have(
 def test_r81_a_damaged_environment_holds_its_task_and_no_other(
     store: OneByOne, damage: str
 ) -> None:
-    store.submit(carrying(MINE), now=NOW)
-    store.submit(carrying(OTHER), now=NOW)
+    store.submit([carrying(MINE)], now=NOW)
+    store.submit([carrying(OTHER)], now=NOW)
     store.raw.engine.connection.execute("PRAGMA foreign_keys = OFF")
     store.raw.engine.connection.execute("PRAGMA ignore_check_constraints = ON")
     with store.raw.transaction():

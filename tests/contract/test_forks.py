@@ -82,13 +82,13 @@ def test_a_forked_child_that_ends_takes_no_commit_of_others_with_it(
 
 def test_a_child_forked_within_a_transaction_can_neither_go_on_nor_undo_it(path: Path) -> None:
     with closing(opened(path)) as store, store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
         child = os.fork()
         if not child:
             refused = 0
             try:
                 with pytest.raises(DispatcherError, match="before a fork"):
-                    store.submit(new_task(), now=NOW)
+                    store.submit([new_task()], now=NOW)
                 refused += 1
                 store.engine.rollback()
                 with pytest.raises(DispatcherError, match="before a fork"):
@@ -97,7 +97,7 @@ def test_a_child_forked_within_a_transaction_can_neither_go_on_nor_undo_it(path:
             finally:
                 os._exit(refused)
         assert 2 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
 
     assert 3 == tasks(path)
 
@@ -106,7 +106,7 @@ def test_a_child_that_is_forked_in_c_within_a_transaction_commits_nothing_of_it(
     path: Path,
 ) -> None:
     with closing(opened(path)) as store, store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
         child = ctypes.PyDLL(None).fork()
         if not child:
             refused = 0
@@ -117,6 +117,6 @@ def test_a_child_that_is_forked_in_c_within_a_transaction_commits_nothing_of_it(
             finally:
                 os._exit(refused)
         assert 1 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
 
     assert 3 == tasks(path)

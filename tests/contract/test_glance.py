@@ -39,7 +39,7 @@ def test_the_last_run_has_its_current_beats_and_not_the_end_of_its_output(store:
 
     (second,) = store.take("own")
     beat = Beat(task_id=second.task_id, lock=second.lock, progress=0.5, note="half")
-    store.heartbeat(beat, now=later(7))
+    store.heartbeat([beat], now=later(7))
 
     last = store.last_run(second.task_id)
     assert (second.run_uid, None, 0.5, "half", later(7)) == (
@@ -161,7 +161,7 @@ def test_a_search_shows_its_newest_matches_in_the_same_order(
 def test_a_task_that_is_pruned_meanwhile_is_left_out(store: OneByOne) -> None:
     assert ids(glance(store.raw)) == ids(search(store.raw, TaskFilter(text="x"))) == []
     gone = failed(store, 1)
-    store.submit(new_task(), now=later(1))
+    store.submit([new_task()], now=later(1))
 
     with store.raw.transaction():
         store.sql("DELETE FROM tasks WHERE id = :id", {"id": gone})

@@ -223,19 +223,11 @@ def test_a_hold_beyond_the_total_time_out_leaves_nothing(store: OneByOne) -> Non
         "deadline_at = lease_expires_at - 1",
     ],
 )
-def test_no_running_task_has_such_an_intent(store: OneByOne, wrong: str) -> None:
+def test_no_claim_has_such_an_intent_or_deadline(store: OneByOne, wrong: str) -> None:
     store.claimed()
 
     with pytest.raises(StoreRefused), store.raw.transaction():
-        store.sql(f"UPDATE tasks SET {wrong}")
-
-
-@pytest.mark.parametrize("wrong", ["intent = 'hold', intent_reason = 'x'", "deadline_at = 1"])
-def test_no_task_that_does_not_run_has_an_intent_or_a_deadline(store: OneByOne, wrong: str) -> None:
-    store.new()
-
-    with pytest.raises(StoreRefused), store.raw.transaction():
-        store.sql(f"UPDATE tasks SET {wrong}")
+        store.sql(f"UPDATE runs SET {wrong}")
 
 
 # A paused queue ------------------------------------------------------------------------------

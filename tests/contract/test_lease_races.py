@@ -41,7 +41,7 @@ def reap(store: Store) -> None:
             assert store.begin_ending(run.run_uid, Outcome.LOST, "silent", now=LATE)
     for run in found:
         with store.transaction():
-            assert store.settle(settlement(run, **LOST), now=LATE)
+            assert store.settle([settlement(run, **LOST)], now=LATE)
 
 
 def judge(store: OneByOne, claim: Claim, answers: Answers) -> bool:
@@ -107,7 +107,9 @@ def test_ac8_r08_beats_in_threads_race_the_reaper(
         for _ in range(dawdle):
             pass
         with own.store.transaction():
-            answer = own.store.heartbeat(Beat(task_id=claim.task_id, lock=claim.lock), now=LATE)
+            answer = own.store.heartbeat([Beat(task_id=claim.task_id, lock=claim.lock)], now=LATE)[
+                0
+            ]
         return answer.error if isinstance(answer, Refused) else "ok"
 
     with ThreadPoolExecutor(beaters) as pool:
@@ -196,13 +198,13 @@ def test_ac6_a_beat_is_ok_exactly_when_the_expiry_moved(
             "another's": other.lock,
         }[kind]
         with raw.transaction():
-            rewind = "UPDATE tasks SET lease_expires_at = :expiry WHERE state = 'running'"
+            rewind = "UPDATE runs SET lease_expires_at = :expiry WHERE outcome IS NULL"
             raw.engine.change(rewind, {"expiry": expiry})
         before = _rows(store)
 
-        answer = store.heartbeat(Beat(task_id=claim.task_id, lock=lock), now=LATE)
+        answer = store.heartbeat([Beat(task_id=claim.task_id, lock=lock)], now=LATE)[0]
 
-        after = store.column("lease_expires_at", claim.task_id)
+        after = store.lease("lease_expires_at", claim.task_id)
         ok = isinstance(answer, Renewed)
         assert ok == (kind == "own" and state in {"running", "declared", "exited"})
         assert ok == (before != _rows(store))

@@ -38,13 +38,13 @@ def test_ac1_r01_a_beat_moves_the_expiry_and_stamps_life_together(
     store: OneByOne, claim: Claim
 ) -> None:
     with store.raw.transaction():
-        store.sql("UPDATE tasks SET lease_expires_at = 1 RETURNING id")
+        store.sql("UPDATE runs SET lease_expires_at = 1 RETURNING id")
 
-    answer = store.heartbeat(beat(claim, progress=0.5, note="half"), now=later(7))
+    answer = store.heartbeat([beat(claim, progress=0.5, note="half")], now=later(7))[0]
 
     (run,) = store.runs(claim.task_id)
     assert Renewed(later(7 + TTL)) == answer
-    assert later(7 + TTL) == store.column("lease_expires_at", claim.task_id)
+    assert later(7 + TTL) == store.lease("lease_expires_at", claim.task_id)
     assert (later(7 + TTL), later(7)) == (run.lease_expires_at, run.last_heartbeat_at)
     assert (0.5, "half") == (run.progress, run.note)
     assert [] == store.expired(NODE, limit=9, now=later(8))
@@ -53,9 +53,9 @@ def test_ac1_r01_a_beat_moves_the_expiry_and_stamps_life_together(
 def test_two_beats_move_the_expiry_forward_and_silence_on_progress_keeps_it(
     store: OneByOne, claim: Claim
 ) -> None:
-    store.heartbeat(beat(claim, progress=0.25, note="quarter"), now=later(1))
+    store.heartbeat([beat(claim, progress=0.25, note="quarter")], now=later(1))
 
-    assert Renewed(later(1001 + TTL)) == store.heartbeat(beat(claim), now=later(1001))
+    assert Renewed(later(1001 + TTL)) == store.heartbeat([beat(claim)], now=later(1001))[0]
 
     (run,) = store.runs(claim.task_id)
     assert (0.25, "quarter") == (run.progress, run.note)
@@ -64,9 +64,9 @@ def test_two_beats_move_the_expiry_forward_and_silence_on_progress_keeps_it(
 def test_a_beat_assigns_the_expiry_also_when_it_lay_further_ahead(
     store: OneByOne, claim: Claim
 ) -> None:
-    store.heartbeat(beat(claim), now=later(3_600_000))
+    store.heartbeat([beat(claim)], now=later(3_600_000))
 
-    assert Renewed(later(TTL)) == store.heartbeat(beat(claim), now=NOW)
+    assert Renewed(later(TTL)) == store.heartbeat([beat(claim)], now=NOW)[0]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_beat_assigns_the_expiry_also_when_it_lay_further_ahead(
 def test_ac2_only_the_whole_lock_will_do(store: OneByOne, claim: Claim, change: Any) -> None:
     before = everything(store)
 
-    answer = store.heartbeat(beat(claim, lock=change(claim.lock)), now=later(5))
+    answer = store.heartbeat([beat(claim, lock=change(claim.lock))], now=later(5))[0]
 
     assert Refused(WorkerError.NOT_OWNER, TaskState.RUNNING, 1) == answer
     assert before == everything(store)
@@ -93,7 +93,7 @@ def test_another_tasks_lock_is_refused(store: OneByOne, claim: Claim) -> None:
     other = store.claimed(queue="other")
     before = everything(store)
 
-    answer = store.heartbeat(beat(claim, lock=other.lock), now=later(5))
+    answer = store.heartbeat([beat(claim, lock=other.lock)], now=later(5))[0]
 
     assert WorkerError.NOT_OWNER is answer.error
     assert before == everything(store)
@@ -104,7 +104,7 @@ def test_r03_a_stale_lock_is_superseded_and_touches_nothing(store: OneByOne, cla
     (successor,) = store.take("own")
     before = everything(store)
 
-    answer = store.heartbeat(beat(claim), now=later(5))
+    answer = store.heartbeat([beat(claim)], now=later(5))[0]
 
     assert Refused(WorkerError.SUPERSEDED, TaskState.RUNNING, 2) == answer
     assert WorkerError.SUPERSEDED is store.declare(declaration(claim), now=later(5)).error
@@ -119,21 +119,23 @@ def test_ac4_a_beat_after_the_settle_is_not_running(
     store.end(claim, state=state)
     before = everything(store)
 
-    answer = store.heartbeat(beat(claim), now=later(5))
+    answer = store.heartbeat([beat(claim)], now=later(5))[0]
 
     assert (WorkerError.NOT_RUNNING, state) == (answer.error, answer.state)
     assert before == everything(store)
 
 
 def test_a_beat_for_no_task_is_unknown_task(store: OneByOne, claim: Claim) -> None:
-    assert Refused(WorkerError.UNKNOWN_TASK) == store.heartbeat(beat(claim, task_id=99), now=NOW)
+    assert (
+        Refused(WorkerError.UNKNOWN_TASK) == store.heartbeat([beat(claim, task_id=99)], now=NOW)[0]
+    )
 
 
 def test_a_beat_of_an_ending_run_is_not_owner(store: OneByOne, claim: Claim) -> None:
     store.begin_ending(claim.run_uid, Outcome.LOST, "silent", now=NOW)
     before = everything(store)
 
-    assert WorkerError.NOT_OWNER is store.heartbeat(beat(claim), now=NOW).error
+    assert WorkerError.NOT_OWNER is store.heartbeat([beat(claim)], now=NOW)[0].error
     assert before == everything(store)
 
 
@@ -143,13 +145,13 @@ def test_ac8_r08_a_late_beat_before_the_reaper_revives_the_lease(
     late = later(TTL + 1)
     assert [claim.run_uid] == [run.run_uid for run in store.expired(NODE, limit=9, now=late)]
 
-    assert Renewed(later(2 * TTL + 1)) == store.heartbeat(beat(claim), now=late)
+    assert Renewed(later(2 * TTL + 1)) == store.heartbeat([beat(claim)], now=late)[0]
 
     assert [] == store.expired(NODE, limit=9, now=late)
 
 
 def test_r04_a_claim_starts_without_its_predecessors_beats(store: OneByOne, claim: Claim) -> None:
-    store.heartbeat(beat(claim, progress=0.9, note="nearly"), now=later(1))
+    store.heartbeat([beat(claim, progress=0.9, note="nearly")], now=later(1))
     store.end(claim, **FAILED)
     store.take("own", now=later(2))
 
@@ -191,7 +193,7 @@ def test_a_run_that_is_ending_declared_or_exited_is_never_lost(store: OneByOne) 
 
     assert [] == store.expired(NODE, limit=9, now=later(10 * TTL))
     assert 3 == store.renew(NODE, now=later(5))
-    assert later(5 + TTL) == store.column("lease_expires_at", declared.task_id)
+    assert later(5 + TTL) == store.lease("lease_expires_at", declared.task_id)
 
 
 def test_the_daemon_renews_processes_and_never_a_silent_worker(
@@ -201,12 +203,12 @@ def test_the_daemon_renews_processes_and_never_a_silent_worker(
 
     assert 1 == store.renew(NODE, now=later(5))
 
-    assert later(5 + TTL) == store.column("lease_expires_at", process.task_id)
-    assert later(TTL) == store.column("lease_expires_at", claim.task_id)
+    assert later(5 + TTL) == store.lease("lease_expires_at", process.task_id)
+    assert later(TTL) == store.lease("lease_expires_at", claim.task_id)
 
 
 def test_r09_a_lease_of_a_wrong_clock_counts_as_expired(store: OneByOne, claim: Claim) -> None:
-    store.heartbeat(beat(claim), now=later(3_600_000))
+    store.heartbeat([beat(claim)], now=later(3_600_000))
 
     assert [claim.run_uid] == [r.run_uid for r in store.expired(NODE, limit=9, now=NOW)]
 
@@ -216,8 +218,8 @@ def test_leases_shorter_than_twice_an_absence_are_spared(store: OneByOne, claim:
 
     assert 1 == store.renew_short(NODE, gap_ms=TTL, now=later(TTL))
 
-    assert later(2 * TTL) == store.column("lease_expires_at", claim.task_id)
-    assert later(10 * TTL) == store.column("lease_expires_at", long.task_id)
+    assert later(2 * TTL) == store.lease("lease_expires_at", claim.task_id)
+    assert later(10 * TTL) == store.lease("lease_expires_at", long.task_id)
 
 
 # Declarations ------------------------------------------------------------------------------
@@ -271,6 +273,6 @@ def test_an_ending_run_declares_nothing(store: OneByOne, claim: Claim) -> None:
 
 def test_r56_a_million_beats_are_one_row(store: OneByOne, claim: Claim) -> None:
     for tick in range(100):  # a row for each would show after a hundred as after a million
-        store.heartbeat(beat(claim), now=later(tick))
+        store.heartbeat([beat(claim)], now=later(tick))
 
     assert [1, 1] == [len(rows) for rows in everything(store)]

@@ -95,7 +95,7 @@ def test_the_schema_checks_the_states_and_words_of_the_model(store: OneByOne) ->
     schema = " ".join(text for (text,) in rows)
     states = dict(re.findall(r"WHEN '(\w+)' THEN finished_at IS (NOT )?NULL", schema))
 
-    assert {*TaskState} == states.keys() - RETIRED
+    assert {*TaskState} == states.keys()
     assert FINISHED == {state for state, finished in states.items() if finished}
     for column, kind in {
         "outcome": Outcome,
@@ -111,7 +111,9 @@ def test_the_schema_checks_the_states_and_words_of_the_model(store: OneByOne) ->
 def test_a_state_written_by_hand_reads_as_held_until_an_operator_decides(store: OneByOne) -> None:
     task_id = store.new()
     with store.raw.transaction():
-        store.sql("UPDATE tasks SET state = 'waiting'")
+        store.sql("PRAGMA ignore_check_constraints = ON")
+        store.sql("UPDATE tasks SET state = 'asleep'")
+        store.sql("PRAGMA ignore_check_constraints = OFF")
 
     task = store.task(task_id)
 

@@ -95,12 +95,12 @@ class Overtaken(SqliteEngine):
 
     overtake = True
 
-    def begin(self, *, write: bool) -> None:
+    def begin(self, *, write: bool, schema: bool = False) -> None:
         if write and self.overtake:
             self.overtake = False
             with database(self._path) as faster:
                 migrate.adopt(faster, (*migrations.MIGRATIONS, COLOUR))
-        super().begin(write=write)
+        super().begin(write=write, schema=schema)
 
 
 def test_two_upgrades_at_once_apply_each_step_once(tmp_path: Path) -> None:

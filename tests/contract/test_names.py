@@ -51,7 +51,7 @@ def test_a_second_name_made_while_the_store_is_open_costs_its_holder_nothing(pat
         with pytest.raises(StoreUnusable, match="has 2 names"):
             opened(name)
         with store.transaction():
-            assert 2 == store.submit(new_task(), now=NOW).task_id
+            assert 2 == store.submit([new_task()], now=NOW)[0].task_id
 
 
 @pytest.mark.parametrize("name", ["tasks.db", "tasks[1].db", "tasks*.db"])
@@ -83,7 +83,7 @@ def test_a_symbolic_link_is_not_a_second_name_and_finds_the_same_lock_and_wal(
             lock_database(urls[1], state_dir=tmp_path)
         with closing(opened(path)) as first, closing(opened(link)) as second:
             with first.transaction():
-                first.submit(new_task(), now=NOW)
+                first.submit([new_task()], now=NOW)
             with second.snapshot():
                 assert 2 == len(second.ids())
 

@@ -5,11 +5,27 @@ from typing import Any
 
 import pytest
 
+from dispatcher.execution import StartedRun
 from dispatcher.model import Outcome, TaskFilter, TaskState
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.statements import claims, operators, readers, submitters, supervisor, workers
+from dispatcher.store.statements import (
+    claims,
+    moves,
+    operators,
+    readers,
+    submitters,
+    supervisor,
+    workers,
+)
 from tests.contract.helpers import NODE, NOW, OneByOne, later
+
+#: One row for the table `given`, and what all of a worker's messages have.
+ONE = '[{"id": 1, "task_id": 1, "uid": "u"}]'
+BEAT = {
+    **dict.fromkeys(("task_id", "now", "delay_ms", "retry", "progress"), 1),
+    **dict.fromkeys(("lock", "note", "declared", "reason", "result"), "x"),
+}
 
 PLANS = [
     (claims.READY, {"queue": "q", "limit": 1}, ["tasks_ready"]),
@@ -18,22 +34,34 @@ PLANS = [
     (supervisor.NEXT_DUE, {}, ["tasks_due"]),
     (supervisor.OVERDUE, {"now": 1, "limit": 1}, ["tasks_failing"]),
     (supervisor.NEXT_FAILURE, {}, ["tasks_failing"]),
-    (supervisor.OPEN_RUNS, {"node": "n"}, ["tasks_running", "(uid=?)"]),
-    (supervisor.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
+    (supervisor.OPEN_RUNS_HERE, {"node": "n"}, ["runs_here", "PRIMARY KEY"]),
+    (supervisor.ENDINGS, {"node": "n"}, ["runs_ending", "PRIMARY KEY"]),
+    (supervisor.RENEW, {"node": "n", "now": 1}, ["runs_here", "(uid=?)"]),
+    (supervisor.EXPIRED, {"node": "n", "now": 1, "limit": 1}, ["runs_here", "PRIMARY KEY"]),
+    (supervisor.NEXT_EXPIRY, {"node": "n"}, ["runs_here"]),
+    (supervisor.RECORD_STARTED, {"given": ONE, "now": 1}, ["(uid=?)"]),
+    (supervisor.CLOSE, {"given": ONE}, ["(uid=?)"]),
     (readers.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
-    (supervisor.HAS_UNFINISHED, {"but": ""}, ["tasks_running", "tasks_ready", "tasks_due"]),
-    (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
-    (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["tasks_running", "(uid=?)"]),
-    (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["tasks_takeover"]),
-    (supervisor.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
+    (readers.OPEN_RUNS_AMONG, {"given": ONE}, ["(uid=?)", "PRIMARY KEY"]),
+    (supervisor.HAS_UNFINISHED, {"but": ""}, ["runs_", "tasks_ready", "tasks_due"]),
+    (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["runs_takeover", "PRIMARY KEY"]),
+    (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["runs_", "PRIMARY KEY"]),
+    (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["runs_takeover"]),
+    (supervisor.CONFIRM, {"node": "n", "until": 1}, ["runs_here"]),
+    (workers.HEARTBEAT, {"given": ONE, "now": 1}, ["runs_open"]),
+    (workers.NOTE, BEAT, ["runs_open"]),
+    (workers.DECLARE, BEAT, ["runs_open"]),
+    (workers.RENEW_SHORT, {"node": "n", "now": 1, "gap_ms": 1}, ["runs_here", "(uid=?)"]),
     (workers.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
-    (readers.LEASES, {}, ["tasks_running"]),
+    (readers.LEASES, {}, ["runs_"]),
     (claims.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
-    (claims.LAST_OUTCOME, {"task_id": 1}, ["(task_id=?)"]),
-    (claims.EARLIER_OUTPUTS, {"task_id": 1, "owner": "n"}, ["(task_id=?)"]),
-    (readers.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
-    (readers.LAST_RUN, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
-    (readers.RUNNING, {"queue": None, "limit": 1}, ["tasks_running"]),
+    (claims.BEGIN_ENDING, {"uid": "u", "ending": "lost", "reason": "x"}, ["(uid=?)"]),
+    (claims.LAST_OUTCOMES, {"given": ONE}, ["(task_id=?)"]),
+    (claims.EARLIER_OUTPUTS, {"given": ONE, "owner": "n"}, ["(task_id=?)"]),
+    *((move.statement, {"given": ONE, "now": 1}, ["PRIMARY KEY"]) for move in moves.MOVES),
+    (readers.RUNS, {"task_id": 1}, ["(task_id=?)"]),
+    (readers.LAST_RUN, {"task_id": 1}, ["(task_id=?)"]),
+    (readers.RUNNING, {"queue": None, "limit": 1}, ["runs_here"]),
     (readers.NEXT, {"queue": "q", "limit": 1}, ["tasks_ready (queue=?)"]),
     (readers.FIRST_DUE, {"queue": None, "limit": 1}, ["tasks_due"]),
     (readers.LAST_FINISHED, {"state": "failed", "limit": 1}, ["tasks_finished (state=?"]),
@@ -55,16 +83,22 @@ PLANS = [
             "queue": "q",
             "run_at": 1,
             "total_ms": 1,
-            "claim_by": 1,
+            "queue_ms": 1,
+            "now": 1,
         },
         ["PRIMARY KEY", "tasks_key (queue=? AND key=?)"],
     ),
     (operators.OLD, {"before": 1, "limit": 1, "state": "x"}, ["tasks_finished (state=? AND"]),
-    (operators.OLD_RUNS, {"task_id": 1, "limit": 1}, ["(task_id=?)"]),
+    (operators.FINISHED, {"given": ONE}, ["PRIMARY KEY"]),
+    (operators.MANY_RUNS, {"given": ONE, "limit": 1}, ["(task_id=?)"]),
+    (operators.OUTPUTS, {"given": ONE}, ["(task_id=?)"]),
+    (operators.SOME_RUNS, {"id": 1, "limit": 1}, ["(task_id=?)"]),
+    (operators.DELETE, {"given": ONE}, ["PRIMARY KEY"]),
+    (operators.DELETE_RUNS, {"given": ONE}, ["PRIMARY KEY"]),
     (
         readers.COUNTS,
         {},
-        ["COVERING INDEX tasks_resting", "COVERING INDEX tasks_ready", "tasks_running"],
+        ["COVERING INDEX tasks_resting", "COVERING INDEX tasks_ready", "runs_"],
     ),
     (readers.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
     (readers.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
@@ -73,9 +107,9 @@ PLANS = [
     (submitters.ACCEPTED, {}, ["bulk_parts_left (uid=?)"]),
     (submitters.SILENT, {"silent": 2, "gone": 1}, ["bulk_parts_left (uid=?)"]),
     (readers.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
-    (submitters.ENVIRONMENT_ID, {"checksum": 1, "variables": "{}"}, ["environments_checksum"]),
-    (submitters.REMOVE_UNUSED_ENVIRONMENT, {"id": 1}, ["COVERING INDEX tasks_environment"]),
-    (submitters.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
+    (submitters.ENVIRONMENT_IDS, {"given": ONE}, ["environments_checksum"]),
+    (submitters.REMOVE_UNUSED_ENVIRONMENTS, {"given": ONE}, ["COVERING INDEX tasks_environment"]),
+    (submitters.TASKS_WITH_KEYS, {"given": ONE}, ["tasks_key"]),
 ]
 
 
@@ -148,7 +182,7 @@ def a_days_work(store: OneByOne) -> None:
     store.give_up(limit=10, now=later(1))
     for queue in store.ready_queues(after="", limit=10):
         for claim in store.take(queue, limit=10):
-            store.record_started(claim.run_uid, pid=1, started_at=NOW, now=NOW)
+            store.record_started([StartedRun(uid=claim.run_uid, pid=1, at=NOW)], now=NOW)
             store.record_leader_exit(claim.run_uid, exit_code=1, signal=None, now=NOW)
             store.open_runs(NODE)
             store.confirm(NODE, later(9))

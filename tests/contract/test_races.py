@@ -20,7 +20,7 @@ def test_r58_each_task_is_claimed_by_one_of_eight_processes(
     store: OneByOne, url: str, tmp_path: Path
 ) -> None:
     with store.raw.transaction():
-        ids = [store.raw.submit(new_task(), now=NOW).task_id for _ in range(TASKS)]
+        ids = [store.raw.submit([new_task()], now=NOW)[0].task_id for _ in range(TASKS)]
     command = [sys.executable, str(CLAIMER), url, str(tmp_path / "state")]
     claimers = [
         subprocess.Popen(
@@ -50,7 +50,7 @@ def test_r55_fifty_submits_at_once_with_one_key_make_one_task(
         try:
             start.wait()
             with mine.transaction() as now:
-                return mine.submit(new_task(key="k", priority=number), now=now)
+                return mine.submit([new_task(key="k", priority=number)], now=now)[0]
         finally:
             mine.close()
 

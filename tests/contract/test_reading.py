@@ -34,7 +34,10 @@ def test_lease_and_beats_of_the_open_run_are_the_live_ones(store: OneByOne) -> N
     store.end(first, outcome=Outcome.LOST, state=TaskState.READY)
     store.take("own", now=later(1))
     with store.raw.transaction():
-        store.sql("UPDATE tasks SET last_heartbeat_at = 17, progress = 0.5, note = 'half'")
+        store.sql(
+            "UPDATE runs SET last_heartbeat_at = 17, progress = 0.5, note = 'half'"
+            " WHERE outcome IS NULL"
+        )
 
     closed, live = store.runs(first.task_id)
 
@@ -103,8 +106,8 @@ def test_tasks_are_listed_by_label(store: OneByOne, name: str) -> None:
 
 
 def test_tasks_are_listed_by_profile_by_text_and_by_time(store: OneByOne) -> None:
-    store.submit(new_task(command=["echo", "a b"]), now=later(1))
-    store.submit(new_task(command=["echo", "a", 'b"\\', "ü"], profile="p"), now=later(2))
+    store.submit([new_task(command=["echo", "a b"])], now=later(1))
+    store.submit([new_task(command=["echo", "a", 'b"\\', "ü"], profile="p")], now=later(2))
 
     assert [2] == listed(store, profile="p")
     assert [2, 1] == listed(store, text="o a b")
@@ -144,7 +147,7 @@ def test_tasks_are_found_part_by_part_wherever_they_stand(
 ) -> None:
     monkeypatch.setattr(search, "WINDOW", 3)
     hour = search.STEP_BACK
-    ids = [store.submit(new_task(), now=later(number * hour)).task_id for number in range(20)]
+    ids = [store.submit([new_task()], now=later(number * hour))[0].task_id for number in range(20)]
     for gone in (1, 7, 8, 9, 10, 11, 20):
         with store.raw.transaction():
             store.sql("DELETE FROM tasks WHERE id = :id", {"id": gone})
@@ -200,9 +203,9 @@ def test_a_queue_is_ready_since_its_oldest_ready_task_is(store: OneByOne) -> Non
     store.take("a", now=later(1))
     released = {"outcome": Outcome.RELEASED, "state": TaskState.READY}
     store.end(claim, now=later(5_000), **released)
-    store.submit(new_task(queue="a"), now=later(7_000))
-    store.submit(new_task(queue="b"), now=later(8_000))
-    store.submit(new_task(queue="c", delay_ms=1), now=NOW)
+    store.submit([new_task(queue="a")], now=later(7_000))
+    store.submit([new_task(queue="b")], now=later(8_000))
+    store.submit([new_task(queue="c", delay_ms=1)], now=NOW)
 
     # Not since its submit, nor since it was due: it ran meanwhile.
     assert {"a": later(5_000), "b": later(8_000)} == store.ready_since()
@@ -223,7 +226,7 @@ def test_leases_report_the_oldest_renewal_the_oldest_beat_and_the_next_expiry(
 
     one = store.claimed(lease_ttl_ms=10_000)
     store.claimed(lease_ttl_ms=90_000)
-    store.heartbeat(Beat(task_id=one.task_id, lock=one.lock), now=later(2_000))
+    store.heartbeat([Beat(task_id=one.task_id, lock=one.lock)], now=later(2_000))
 
     assert Leases(2, later(12_000), NOW, later(2_000)) == store.leases()
 

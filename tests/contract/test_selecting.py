@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.model import FINISHED, Outcome, Pruned, TaskFilter, TaskState
-from dispatcher.selection import Match, of_one
+from dispatcher.selection import Match
 from dispatcher.store import search
 from tests.contract.helpers import OneByOne, later
 
@@ -63,12 +63,14 @@ def test_tasks_match_by_the_time_at_which_they_finished(store: OneByOne) -> None
     assert [] == matched(store, finished_before=later(1))
 
 
-def test_a_filter_of_one_task_matches_that_task_or_none(store: OneByOne) -> None:
-    first, second = store.new(), store.new(queue="q")
-    wanted = TaskFilter(queue="q")
+def test_only_the_named_tasks_that_match_are_found_and_no_limit_hides_any(store: OneByOne) -> None:
+    first, second, third = store.new(), store.new(queue="q"), store.new(queue="q")
+    wanted = TaskFilter(queue="q", limit=1)
 
-    assert [second] == [one.id for one in store.matching(of_one(wanted, second))]
-    assert [] == store.matching(of_one(wanted, first))
+    found = store.matching_among([third, second, first, 99], wanted)
+
+    assert [second, third] == [one.id for one in found]
+    assert [] == store.matching_among([first], wanted)
 
 
 def test_matches_are_found_part_by_part_wherever_they_stand(

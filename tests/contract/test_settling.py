@@ -1,5 +1,6 @@
 import pytest
 
+from dispatcher.execution import StartedRun
 from dispatcher.model import Node, Outcome, Run, TaskState
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
 
@@ -7,7 +8,7 @@ from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
 def test_a_settle_closes_the_run_and_moves_the_task(store: OneByOne) -> None:
     claim = store.claimed()
     with store.raw.transaction():
-        store.sql("UPDATE tasks SET last_heartbeat_at = 17, progress = 0.25, note = 'quarter'")
+        store.sql("UPDATE runs SET last_heartbeat_at = 17, progress = 0.25, note = 'quarter'")
 
     settled = store.end(
         claim,
@@ -74,8 +75,9 @@ def test_a_settled_task_holds_no_claim(store: OneByOne) -> None:
     store.begin_ending(claim.run_uid, Outcome.CANCELLED, "no", now=NOW)
     store.end(claim, outcome=Outcome.CANCELLED, state=TaskState.CANCELLED)
 
-    columns = ("lock", "lease_expires_at", "owner", "run_uid", "ending", "ending_reason")
-    assert [store.column(name, claim.task_id) for name in columns] == [None] * 6
+    assert store.column("run_uid", claim.task_id) is None
+    assert store.lease("uid", claim.task_id) is None
+    assert store.task(claim.task_id).ending is None
 
 
 def test_the_second_settle_writes_nothing(store: OneByOne) -> None:
@@ -97,12 +99,12 @@ def test_a_settle_of_an_old_run_cannot_touch_its_successor(store: OneByOne) -> N
     assert not store.end(old, now=later(1))
 
     assert TaskState.RUNNING is store.task(old.task_id).state
-    assert new.lock == store.column("lock", old.task_id)
+    assert new.lock == store.lease("lock", old.task_id)
 
 
 def test_facts_that_the_settlement_does_not_carry_stay_as_recorded(store: OneByOne) -> None:
     claim = store.claimed()
-    store.record_started(claim.run_uid, pid=42, started_at=later(1), now=NOW)
+    store.record_started([StartedRun(uid=claim.run_uid, pid=42, at=later(1))], now=NOW)
     store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=NOW)
 
     store.end(claim)

@@ -51,7 +51,7 @@ def test_r53_a_lock_held_by_others_is_an_answer_in_time_and_then_forgotten(path:
             waited = instant() - begun
 
         with store.transaction() as now:
-            assert store.submit(new_task(), now=now).task_id == 2
+            assert store.submit([new_task()], now=now)[0].task_id == 2
 
     assert waited >= 0.02
 
@@ -61,7 +61,7 @@ def test_r53_a_patient_writer_gets_the_lock(path: Path) -> None:
         threading.Timer(0.1, let_go).start()
 
         with store.transaction() as now:
-            store.submit(new_task(), now=now)
+            store.submit([new_task()], now=now)
 
 
 def test_r53_opening_waits_for_no_writer(path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_commit_without_a_clear_answer_raises_and_the_next_connection_is_fresh
 
         with store.transaction() as now:
             fresh = store.engine.connection
-            store.submit(new_task(), now=now)
+            store.submit([new_task()], now=now)
         with store.snapshot():
             counts = store.counts()
 
@@ -92,9 +92,9 @@ def test_a_commit_without_a_clear_answer_raises_and_the_next_connection_is_fresh
 def fill_up(store: SqlStore) -> None:
     """Write until the database may not grow any more."""
     with store.transaction():
-        store.submit(new_task(), now=NOW)
+        store.submit([new_task()], now=NOW)
         store.engine.rows("PRAGMA max_page_count = 1")
-        store.submit(new_task(payload="x" * 100_000), now=NOW)
+        store.submit([new_task(payload="x" * 100_000)], now=NOW)
 
 
 def test_a_full_disk_is_unavailable_and_nothing_is_written(path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_full_disk_is_unavailable_and_nothing_is_written(path: Path) -> None:
 
         with store.transaction():
             assert store.counts() == {"default": {"ready": 1}}
-            store.submit(new_task(payload="x" * 100_000), now=NOW)
+            store.submit([new_task(payload="x" * 100_000)], now=NOW)
 
     assert not isinstance(full.value, CommitUnknown)
 
@@ -170,7 +170,7 @@ def test_a_store_in_memory_works_and_is_its_own(tmp_path: Path) -> None:
 def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
     path = tmp_path / "a?b#c%20d e&mode=ro" / "tasks ü.db"
     with closing(opened(path)) as store, store.transaction() as now:
-        store.submit(new_task(), now=now)
+        store.submit([new_task()], now=now)
 
     assert [path] == list(path.parent.iterdir())
 

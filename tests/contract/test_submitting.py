@@ -74,8 +74,8 @@ def test_a_task_with_a_delay_is_scheduled(store: OneByOne) -> None:
 def test_a_second_submit_with_the_key_writes_nothing_and_returns_the_first_id(
     store: OneByOne,
 ) -> None:
-    first = store.submit(new_task(key="k", command=("a",)), now=NOW)
-    second = store.submit(new_task(key="k", command=("a",)), now=later(1))
+    first = store.submit([new_task(key="k", command=("a",))], now=NOW)[0]
+    second = store.submit([new_task(key="k", command=("a",))], now=later(1))[0]
 
     assert Submitted(first.task_id, created=True) == first
     assert Submitted(first.task_id, created=False) == second
@@ -86,7 +86,7 @@ def test_a_second_submit_with_the_key_writes_nothing_and_returns_the_first_id(
 def test_a_key_holds_also_when_its_task_has_finished(store: OneByOne) -> None:
     task_id = store.finished(key="k", queue="q")
 
-    again = store.submit(new_task(key="k", queue="q"), now=NOW)
+    again = store.submit([new_task(key="k", queue="q")], now=NOW)[0]
 
     assert Submitted(task_id, created=False) == again
 
@@ -95,14 +95,14 @@ def test_a_key_is_free_again_when_its_task_was_pruned(store: OneByOne) -> None:
     first = store.finished(key="k", queue="q")
     store.prune(before=later(1), limit=10)
 
-    again = store.submit(new_task(key="k", queue="q"), now=NOW)
+    again = store.submit([new_task(key="k", queue="q")], now=NOW)[0]
 
     assert again.created
     assert first < again.task_id
 
 
 def test_a_key_brings_back_what_differs_from_its_first_task(store: OneByOne) -> None:
-    store.submit(new_task(key="k", payload="1"), now=NOW)
+    store.submit([new_task(key="k", payload="1")], now=NOW)
 
     for wanted, differs in (
         ({"payload": "1", "priority": 5}, ()),
@@ -110,13 +110,13 @@ def test_a_key_brings_back_what_differs_from_its_first_task(store: OneByOne) -> 
         ({"payload": "2"}, ("payload",)),
         ({"command": ("false",)}, ("command", "payload")),
     ):
-        again = store.submit(new_task(key="k", **wanted), now=NOW)
+        again = store.submit([new_task(key="k", **wanted)], now=NOW)[0]
         assert (False, differs) == (again.created, again.differs), wanted
 
 
 def test_a_key_is_of_its_queue_alone(store: OneByOne) -> None:
-    one = store.submit(new_task(key="k", queue="one"), now=NOW)
-    two = store.submit(new_task(key="k", queue="two"), now=NOW)
+    one = store.submit([new_task(key="k", queue="one")], now=NOW)[0]
+    two = store.submit([new_task(key="k", queue="two")], now=NOW)[0]
 
     assert one.created
     assert two.created

@@ -50,15 +50,15 @@ def shared(store: OneByOne) -> OneByOne:
 
 
 def both_ends(store: OneByOne, claim: Claim) -> tuple[int, int]:
-    expiry = store.column("lease_expires_at", claim.task_id)
-    return expiry - NOW, store.column("takeover_at", claim.task_id) - NOW
+    expiry = store.lease("lease_expires_at", claim.task_id)
+    return expiry - NOW, store.lease("takeover_at", claim.task_id) - NOW
 
 
 def test_a_local_claim_is_nobodys_node_and_its_takeover_is_its_expiry(
     store: OneByOne, claim: Claim
 ) -> None:
     assert (OWNER, TaskState.RUNNING) == (
-        store.column("owner", claim.task_id),
+        store.lease("node", claim.task_id),
         store.task(claim.task_id).state,
     )
     assert (TTL, TTL) == both_ends(store, claim)
@@ -68,9 +68,9 @@ def test_a_local_claim_is_nobodys_node_and_its_takeover_is_its_expiry(
 
 def test_ac1_r01_one_beat_moves_expiry_and_takeover_together(store: OneByOne, claim: Claim) -> None:
     with store.raw.transaction():
-        store.sql("UPDATE tasks SET lease_expires_at = 1, takeover_at = 1 RETURNING id")
+        store.sql("UPDATE runs SET lease_expires_at = 1, takeover_at = 1 RETURNING id")
 
-    assert Renewed(later(7 + TTL)) == store.heartbeat(beat(claim), now=later(7))
+    assert Renewed(later(7 + TTL)) == store.heartbeat([beat(claim)], now=later(7))[0]
 
     assert (7 + TTL, 7 + TTL) == both_ends(store, claim)
     assert [] == abandoned(store, 7)
@@ -78,19 +78,19 @@ def test_ac1_r01_one_beat_moves_expiry_and_takeover_together(store: OneByOne, cl
 
 def test_a_beat_for_a_node_leaves_the_nodes_own_clock_alone(store: OneByOne) -> None:
     claim = store.claimed()
-    store.heartbeat(beat(claim), now=later(7))
-    assert store.column("takeover_at", claim.task_id) is None
+    store.heartbeat([beat(claim)], now=later(7))
+    assert store.lease("takeover_at", claim.task_id) is None
 
     store.confirm(NODE, later(5))
-    store.heartbeat(beat(claim), now=later(8))
+    store.heartbeat([beat(claim)], now=later(8))
 
-    assert later(5) == store.column("takeover_at", claim.task_id)
+    assert later(5) == store.lease("takeover_at", claim.task_id)
 
 
 def test_ac4_r02_a_wrong_lock_is_not_owner_and_touches_nothing(
     store: OneByOne, claim: Claim
 ) -> None:
-    answer = store.heartbeat(beat(claim, claim.lock[:-1]), now=later(7))
+    answer = store.heartbeat([beat(claim, claim.lock[:-1])], now=later(7))[0]
 
     assert WorkerError.NOT_OWNER is answer.error
     assert (TTL, TTL) == both_ends(store, claim)
@@ -119,7 +119,7 @@ def test_a_ttl_of_the_claims_own_is_the_tasks_from_then_on(store: OneByOne) -> N
 
     assert claim is not None
     assert (7_000, 7_000) == both_ends(store, claim)
-    assert Renewed(later(7_001)) == store.heartbeat(beat(claim), now=later(1))
+    assert Renewed(later(7_001)) == store.heartbeat([beat(claim)], now=later(1))[0]
 
 
 # What is abandoned ---------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_a_local_claim_is_abandoned_at_its_expiry_and_not_before(
 def test_ac8_a_late_beat_before_the_takeover_revives_a_local_claim(
     store: OneByOne, claim: Claim
 ) -> None:
-    assert Renewed(later(2 * TTL)) == store.heartbeat(beat(claim), now=later(TTL))
+    assert Renewed(later(2 * TTL)) == store.heartbeat([beat(claim)], now=later(TTL))[0]
 
     assert [] == abandoned(store, TTL)
 
@@ -163,7 +163,7 @@ def test_a_local_claim_that_is_over_is_abandoned_at_once(
 def test_r09_a_local_expiry_of_a_wrong_clock_counts_as_expired(
     store: OneByOne, claim: Claim
 ) -> None:
-    store.heartbeat(beat(claim), now=later(3_600_000))
+    store.heartbeat([beat(claim)], now=later(3_600_000))
 
     assert [claim.run_uid] == abandoned(store, 0)
 
@@ -220,14 +220,14 @@ def test_the_kill_grace_at_the_claim_holds_for_the_run_whatever_is_configured_la
         until=later(100),
         now=NOW,
     )
-    assert later(100 + holds) == store.column("takeover_at", claim.task_id)
+    assert later(100 + holds) == store.lease("takeover_at", claim.task_id)
     assert (holds, holds) == (claim.kill_grace_ms, store.open_run(claim.run_uid).kill_grace_ms)
     assert own == store.task(claim.task_id).kill_grace_ms
 
     store.confirm(NODE, later(200))
-    assert later(200 + holds) == store.column("takeover_at", claim.task_id)
+    assert later(200 + holds) == store.lease("takeover_at", claim.task_id)
     store.confirm(NODE, None)
-    assert store.column("takeover_at", claim.task_id) is None
+    assert store.lease("takeover_at", claim.task_id) is None
 
 
 def test_the_next_run_of_a_task_has_the_kill_grace_that_is_configured_then(store: OneByOne) -> None:

@@ -27,7 +27,7 @@ def test_others_see_the_writes_of_a_transaction_after_it_and_not_before(
 ) -> None:
     other = open_store(url, state_dir=tmp_path / "state", patience=0)
     with raw.transaction():
-        task_id = raw.submit(new_task(), now=NOW).task_id
+        task_id = raw.submit([new_task()], now=NOW)[0].task_id
         with other.snapshot():
             unseen = other.task(task_id)
     with other.snapshot():
@@ -46,7 +46,7 @@ def test_any_exception_rolls_all_of_it_back(
 
     def work() -> None:
         with raw.transaction():
-            raw.submit(new_task(), now=NOW)
+            raw.submit([new_task()], now=NOW)
             raw.cancel(kept, "not needed", now=NOW)
             raise error
 
@@ -63,7 +63,7 @@ def test_after_an_error_a_transaction_can_only_roll_back(raw: SqlStore, store: O
         with raw.transaction():
             for queue in ("fine", "", "fine"):
                 try:
-                    raw.submit(new_task(queue=queue), now=NOW)
+                    raw.submit([new_task(queue=queue)], now=NOW)
                 except StoreRefused as refused:
                     refusals.append(refused)
 
@@ -77,7 +77,7 @@ def test_after_an_error_a_transaction_can_only_roll_back(raw: SqlStore, store: O
 
 def test_methods_work_inside_a_transaction_alone(raw: SqlStore) -> None:
     with pytest.raises(RuntimeError, match="no transaction"):
-        raw.submit(new_task(), now=NOW)
+        raw.submit([new_task()], now=NOW)
     with raw.transaction():
         pass
     with pytest.raises(RuntimeError, match="no transaction"):
@@ -100,7 +100,7 @@ def test_no_writer_waits_for_a_snapshot_and_it_sees_one_moment(
     with raw.snapshot():
         before = raw.counts()
         with other.transaction():
-            other.submit(new_task(), now=NOW)
+            other.submit([new_task()], now=NOW)
         after = raw.counts()
     other.close()
 
@@ -129,7 +129,7 @@ def test_closing_inside_a_transaction_rolls_it_back(
 ) -> None:
     def work() -> None:
         with raw.transaction():
-            raw.submit(new_task(), now=NOW)
+            raw.submit([new_task()], now=NOW)
             raw.close()
 
     with pytest.raises(RuntimeError, match="no transaction"):

@@ -93,7 +93,7 @@ class Stage:
     def submit_command(self, *command: str, attempts: int = 1) -> int:
         task = NewTask(command=command, max_attempts=attempts, lease_ttl_ms=60_000)
         with self.store.transaction() as now:
-            return self.store.submit(task, now=now).task_id
+            return self.store.submit([task], now=now)[0].task_id
 
     def cancel(self, task_id: int) -> None:
         """Cancel a task as an operator does, and wake the daemon."""

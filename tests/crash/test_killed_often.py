@@ -27,7 +27,7 @@ def submit_many(stage: Stage) -> None:
         for task_id in range(1, TASKS + 1):
             command = stage.diary(task_id).command(workers.EXITS_0)
             stage.store.submit(
-                NewTask(command=command, max_attempts=1, lease_ttl_ms=60_000), now=now
+                [NewTask(command=command, max_attempts=1, lease_ttl_ms=60_000)], now=now
             )
 
 

@@ -65,10 +65,7 @@ def secrets_of(database: Path) -> Iterator[str]:
         suppress(sqlite3.DatabaseError),
         closing(sqlite3.connect(_copied(database, Path(aside)))) as store,
     ):
-        for (lock,) in store.execute(
-            "SELECT lock FROM runs WHERE lock IS NOT NULL"
-            " UNION SELECT lock FROM tasks WHERE lock IS NOT NULL"
-        ).fetchall():
+        for (lock,) in store.execute("SELECT lock FROM runs WHERE lock IS NOT NULL").fetchall():
             yield lock
         for command, cwd, env, payload in store.execute(
             "SELECT command, cwd, env, payload FROM tasks"

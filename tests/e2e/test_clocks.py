@@ -86,7 +86,7 @@ def test_r09_an_hour_on_the_wall_clock_costs_nobody_a_lease_and_prolongs_none(
         stepped = daemon.expect("clock.stepped")
         assert step * 1000 == pytest.approx(stepped["gap_ms"], abs=1_000)
         silent = world.submit(*SILENT, **LEASE)
-        expiries = stored(world, "SELECT lease_expires_at FROM tasks WHERE lock NOTNULL")
+        expiries = stored(world, "SELECT lease_expires_at FROM runs WHERE outcome IS NULL")
         latest = time.time() * 1000 + 2_000
         assert all(expiry <= latest for (expiry,) in expiries)
         world.until(silent, "failed")

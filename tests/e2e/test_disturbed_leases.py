@@ -45,7 +45,10 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 def rewind(world: World, task_id: int, **columns: object) -> None:
     """Set a task's lease to one second after the epoch; and its run's columns."""
     with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=PATIENCE)) as store, store:
-        store.execute("UPDATE tasks SET lease_expires_at = 1000 WHERE id = ?", (task_id,))
+        store.execute(
+            "UPDATE runs SET lease_expires_at = 1000 WHERE task_id = ? AND outcome IS NULL",
+            (task_id,),
+        )
         for name, value in columns.items():
             store.execute(f"UPDATE runs SET {name} = ? WHERE task_id = ?", (value, task_id))
 
@@ -113,7 +116,7 @@ def crowd(world: World, *, leases: int) -> None:
                 try:
                     with store.transaction() as now:
                         task = new_task(delay_ms=365 * 86_400_000)
-                        written.append(store.submit(task, now=now).task_id)
+                        written.append(store.submit([task], now=now)[0].task_id)
                 except StoreUnavailable:
                     pass
 

@@ -10,7 +10,7 @@ import psutil
 from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.times import from_iso
-from tests.e2e.helpers import shell
+from tests.e2e.helpers import is_alive, shell
 from tests.e2e.world import World
 from tests.eventually import PATIENCE, eventually, let_pass
 
@@ -113,7 +113,7 @@ while not os.path.exists("stop"):
         for _ in range(5):
             with sqlite3.connect(world.state_dir / "tasks.db", timeout=PATIENCE) as store:
                 # Just ahead: the reaper would be right to take what has expired already.
-                store.execute("UPDATE tasks SET lease_expires_at = lease_expires_at - 3600000")
+                store.execute("UPDATE runs SET lease_expires_at = lease_expires_at - 3600000")
             store.close()
             eventually(lambda: _require(_lease_left(world, task_id) > 5400))
         Path(world.directory, "stop").touch()
@@ -127,7 +127,7 @@ def _require(truth: object) -> None:
 
 def _lease_left(world: World, task_id: int) -> float:
     store = sqlite3.connect(f"file:{world.state_dir / 'tasks.db'}?mode=ro", uri=True)
-    query = "SELECT lease_expires_at FROM tasks WHERE id = ?"
+    query = "SELECT lease_expires_at FROM runs WHERE task_id = ? AND outcome IS NULL"
     ((expiry,),) = store.execute(query, (task_id,)).fetchall()
     store.close()
     return float(expiry) / 1000 - time.time()
@@ -277,4 +277,4 @@ def test_an_executor_that_is_stopped_for_long_costs_nobody_a_lease(world: World)
 
 
 def _alive(world: World, name: str) -> list[psutil.Process]:
-    return [p for p in world.processes() if p.name() == name and p.status() != "zombie"]
+    return [one for one in world.processes() if is_alive(one) and one.name() == name]

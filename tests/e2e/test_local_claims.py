@@ -25,7 +25,7 @@ from tests.eventually import PATIENCE, eventually
 def test_ac3_a_claim_is_renewed_and_completed_from_later_shells(world: World) -> None:
     world.submit("true")
     world.cli("claim", "--lock-file", "lock")
-    _execute(world, "UPDATE tasks SET lease_expires_at = 1, takeover_at = 1")
+    _execute(world, "UPDATE runs SET lease_expires_at = 1, takeover_at = 1")
 
     world.cli("heartbeat", "--task", 1, "--lock-file", "lock")
 
@@ -170,11 +170,11 @@ def test_ac1_ac4_ac7_r01_every_entry_point_is_the_one_operation(world: World) ->
         waits = shell(f"while ! [ -e {gate} ]; do sleep 0.05; done")
         task = world.submit(*waits, lease_ttl="1h")
         daemon.expect("run.started")  # which begins the lease anew
-        ((lock,),) = stored(world, "SELECT lock FROM tasks")
+        ((lock,),) = stored(world, "SELECT lock FROM runs WHERE outcome IS NULL")
         for entry in (by_cli, by_client, by_socket):
             send = entry(world, task)
             # A `process` lease is the daemon's to renew in 20 min: what moves it now is the beat.
-            _execute(world, "UPDATE tasks SET lease_expires_at = 1, last_heartbeat_at = NULL")
+            _execute(world, "UPDATE runs SET lease_expires_at = 1, last_heartbeat_at = NULL")
             for wrong in (lock[:-1], lock + "0", lock.upper() + "A"):
                 assert "not_owner" == send(wrong), entry.__name__
             assert [(1, None)] == _lease(world), entry.__name__
@@ -192,7 +192,9 @@ def test_ac1_ac4_ac7_r01_every_entry_point_is_the_one_operation(world: World) ->
 
 
 def _lease(world: World) -> list[tuple[Any, ...]]:
-    return stored(world, "SELECT lease_expires_at, last_heartbeat_at FROM tasks")
+    return stored(
+        world, "SELECT lease_expires_at, last_heartbeat_at FROM runs WHERE outcome IS NULL"
+    )
 
 
 def _execute(world: World, statement: str) -> None:
@@ -208,7 +210,7 @@ def test_r19_a_workers_run_is_declared_by_command_line_and_ended_after_its_grace
         task = world.submit("sleep", "60", max_attempts=1)
         world.until(task, "running")
         daemon.expect("run.started")
-        ((lock,),) = stored(world, "SELECT lock FROM tasks")
+        ((lock,),) = stored(world, "SELECT lock FROM runs WHERE outcome IS NULL")
 
         more = ["--reason", "no"] if verb == "fail" else []
         world.cli(verb, "--task", task, "--lock", lock, *more)

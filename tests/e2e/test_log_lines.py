@@ -153,7 +153,7 @@ def finished(tmp_path: Path) -> Path:
         payload='{"key": "payload-secret"}',
     )
     with store.transaction() as now:
-        store.submit(task, now=now)
+        store.submit([task], now=now)
         [_] = store.claim("default", limit=1, node="n", output_dir="/o", now=now)
     store.close()
     return tmp_path

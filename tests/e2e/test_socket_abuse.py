@@ -63,13 +63,15 @@ class Siege:
 
     def _last_beats(self) -> list[int]:
         """Return when each worker's last beat was accepted, in the store's time."""
-        query = "SELECT last_heartbeat_at FROM tasks ORDER BY id LIMIT 2"
+        query = "SELECT last_heartbeat_at FROM runs ORDER BY task_id LIMIT 2"
         return [at for (at,) in stored(self.world, query)]
 
     def beat_of(self, number: int, **changes: object) -> bytes:
         """Return the line with which one of the workers beats."""
         task_id = self.workers[number]
-        ((lock,),) = stored(self.world, f"SELECT lock FROM tasks WHERE id = {task_id}")
+        ((lock,),) = stored(
+            self.world, f"SELECT lock FROM runs WHERE task_id = {task_id} AND outcome IS NULL"
+        )
         request = {"op": "heartbeat", "task_id": task_id, "lock": lock}
         return json.dumps({**request, **changes}).encode() + b"\n"
 

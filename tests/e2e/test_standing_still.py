@@ -162,7 +162,9 @@ def test_the_daemon_decides_no_time_out_before_an_executor_that_stands_still_has
             crew.exit(0)
             let_pass(crew.began_before + timeout + LATER - times.instant())
             ids = ", ".join(map(str, crew.tasks))
-            endings = world.stored(f"SELECT ending FROM tasks WHERE id IN ({ids})")
+            endings = world.stored(
+                f"SELECT ending FROM runs WHERE task_id IN ({ids}) AND outcome IS NULL"
+            )
             assert [(None,), (None,)] == endings
 
         done, late = crew.tasks
@@ -238,11 +240,11 @@ def shorten_leases(world: World, ttl: int) -> None:
     """Make leases short that had to be long until everybody had started: no daemon runs."""
     with closing(sqlite3.connect(world.database, timeout=PATIENCE)) as store, store:
         store.execute(
-            "UPDATE tasks SET lease_ttl_ms = ?, lease_expires_at = last_heartbeat_at + ?",
+            "UPDATE runs SET lease_ttl_ms = ?, lease_expires_at = last_heartbeat_at + ?",
             (ttl, ttl),
         )
 
 
 def beaten(world: World, since: int) -> list[tuple[int]]:
     """Return the tasks with an accepted beat since, in the store's time."""
-    return world.stored("SELECT id FROM tasks WHERE last_heartbeat_at > ?", since)
+    return world.stored("SELECT task_id FROM runs WHERE last_heartbeat_at > ?", since)

@@ -115,7 +115,7 @@ def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world:
         for task_id in ids:  # a lease begins anew when the start is reported
             daemon.expect("run.started", task_id=task_id)
         with closing(sqlite3.connect(world.state_dir / "tasks.db")) as store, store:
-            store.execute("UPDATE tasks SET lease_expires_at = 1")
+            store.execute("UPDATE runs SET lease_expires_at = 1")
         daemon.expect("run.ending")
         other = world.submit("true")
         expect_settled(daemon, ids, outcome="lost")

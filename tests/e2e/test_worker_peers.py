@@ -14,7 +14,9 @@ from tests.e2e.world import World
 
 
 def line(world: World, task_id: int, **words: object) -> bytes:
-    ((lock,),) = stored(world, f"SELECT lock FROM tasks WHERE id = {task_id}")
+    ((lock,),) = stored(
+        world, f"SELECT lock FROM runs WHERE task_id = {task_id} AND outcome IS NULL"
+    )
     return json.dumps({"op": "heartbeat", "task_id": task_id, "lock": lock, **words}).encode()
 
 

@@ -212,7 +212,7 @@ def test_r28_r31_a_clean_worker_gets_only_its_claim_and_the_allowed_variables(
         )
         expect_file(world, "done.2/environ")
         rows = stored(world, "SELECT id, uid, lock FROM runs ORDER BY fence")
-        ((lock, uid),) = stored(world, "SELECT lock, run_uid FROM tasks")
+        ((lock, uid),) = stored(world, "SELECT lock, uid FROM runs WHERE outcome IS NULL")
         (world.directory / "go").touch()
         expect_settled(daemon, [task_id])
         daemon.expect("run.settled", outcome="succeeded")

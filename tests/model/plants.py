@@ -5,7 +5,7 @@ that fits nowhere any more fails, and is to be planted anew.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,14 @@ import pytest
 
 from dispatcher import policy
 from dispatcher.model import Outcome
-from dispatcher.store import claims
+from dispatcher.store import claims, moves
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import operators, readers, supervisor, workers
+from dispatcher.store.statements.moves import Move
 from dispatcher.words import Renewed
 
-STATEMENTS = (workers, claims_sql, supervisor, operators, readers)
+STATEMENTS = (workers, claims_sql, supervisor, operators, readers, moves)
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ def statement(name: str, sound: str, buggy: str) -> Callable[[pytest.MonkeyPatch
 
     def put(monkeypatch: pytest.MonkeyPatch) -> None:
         statements = next(module for module in STATEMENTS if hasattr(module, name))
-        text: str = getattr(statements, name)
+        found: str | Move = getattr(statements, name)
+        text = found.statement if isinstance(found, Move) else found
         assert sound in text, f"{name} does not contain {sound!r} any more: plant this bug anew"
-        monkeypatch.setattr(statements, name, text.replace(sound, buggy))
+        text = text.replace(sound, buggy)
+        planted = replace(found, statement=text) if isinstance(found, Move) else text
+        monkeypatch.setattr(statements, name, planted)
 
     return put
 
@@ -46,9 +50,9 @@ def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was: the helper's answer is ignored, and the worker gets an ok."""
     sound = SqlStore.heartbeat
 
-    def heartbeat(store: SqlStore, beat: Any, *, now: Any) -> Renewed:
-        answer = sound(store, beat, now=now)
-        return answer if isinstance(answer, Renewed) else Renewed(now)
+    def heartbeat(store: SqlStore, beats: Any, *, now: Any) -> list[Renewed]:
+        answers = sound(store, beats, now=now)
+        return [one if isinstance(one, Renewed) else Renewed(now) for one in answers]
 
     monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)
 
@@ -56,12 +60,13 @@ def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
 def _liveness_without_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repair's gap: the second write, of liveness, checks no lock."""
     sound = SqlStore.heartbeat
-    stamp = "UPDATE tasks SET last_heartbeat_at = :now WHERE id = :id AND state = 'running'"
+    stamp = "UPDATE runs SET last_heartbeat_at = :now WHERE task_id = :id AND outcome IS NULL"
 
-    def heartbeat(store: SqlStore, beat: Any, *, now: Any) -> Any:
-        answer = sound(store, beat, now=now)
-        store.engine.change(stamp, {"id": beat.task_id, "now": now})
-        return answer
+    def heartbeat(store: SqlStore, beats: Any, *, now: Any) -> Any:
+        answers = sound(store, beats, now=now)
+        for beat in beats:
+            store.engine.change(stamp, {"id": beat.task_id, "now": now})
+        return answers
 
     monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)
 
@@ -93,7 +98,7 @@ def _one_lock_for_all_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = claims.claim
 
     def claim(*args: Any, **facts: Any) -> Any:
-        minted = iter([claims.secret(), "1" * 32])
+        minted = (word for uid in iter(claims.secret, None) for word in (uid, "1" * 32))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(claims, "secret", partial(next, minted))
             return sound(*args, **facts)
@@ -106,7 +111,8 @@ def _word_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _RENEWS = "ELSE :now + lease_ttl_ms END,\n    takeover_at"
-_LAST_LOCK = "(SELECT lock FROM runs WHERE runs.task_id = :task_id ORDER BY fence LIMIT 1)"
+_FIRST_LOCK = """COALESCE((SELECT runs.lock FROM runs WHERE runs.task_id = given.task_id
+    ORDER BY runs.fence LIMIT 1), lock)"""
 
 PLANTS = [
     Plant(
@@ -115,9 +121,11 @@ PLANTS = [
     ),
     Plant(
         "a heartbeat that extends the lease and stamps nothing",
-        statement("HEARTBEAT", "last_heartbeat_at = :now", "note = note"),
+        statement("HEARTBEAT", "last_heartbeat_at = :now,", ""),
     ),
-    Plant("a heartbeat that checks no lock", statement("HEARTBEAT", "AND lock = :lock", "")),
+    Plant(
+        "a heartbeat that checks no lock", statement("HEARTBEAT", "AND runs.lock = given.lock", "")
+    ),
     Plant("a heartbeat of an ending run", statement("HEARTBEAT", "AND ending IS NULL", "")),
     Plant(
         "a heartbeat that takes the later expiry",
@@ -129,46 +137,49 @@ PLANTS = [
     ),
     Plant(
         "a lock that is compared by its beginning",
-        statement("HEARTBEAT", "lock = :lock", "substr(lock, 1, length(:lock)) = :lock"),
+        statement(
+            "HEARTBEAT",
+            "runs.lock = given.lock",
+            "substr(runs.lock, 1, length(given.lock)) = given.lock",
+        ),
     ),
     Plant(
         "a lock that is compared without regard to case",
-        statement("HEARTBEAT", "lock = :lock", "lower(lock) = lower(:lock)"),
+        statement("HEARTBEAT", "runs.lock = given.lock", "lower(runs.lock) = lower(given.lock)"),
     ),
     Plant("ok although refused", _ok_whatever_happened),
     Plant("liveness without a lock", _liveness_without_a_lock),
     Plant("one lock for all claims", _one_lock_for_all_claims),
     Plant(
         "a claim that keeps the old lock",
-        statement("CLAIM", "lock = :lock", f"lock = COALESCE({_LAST_LOCK}, :lock)"),
+        statement(
+            "OPEN",
+            ":now, task_id, uid, attempt, fence, lock",
+            f":now, task_id, uid, attempt, fence, {_FIRST_LOCK}",
+        ),
     ),
-    Plant("a claim that keeps the fence", statement("CLAIM", "fence = :fence", "fence = fence")),
-    Plant(
-        "a run that leaves its beats to the next one",
-        statement("MOVE_ON", "last_heartbeat_at = NULL,", ""),
-    ),
+    Plant("a claim that keeps the fence", statement("CLAIM", "= given.fence", "= tasks.fence")),
     Plant(
         "a start that does not begin the lease anew",
-        statement("BEGIN_LEASE", "= :now + lease_ttl_ms", "= lease_expires_at"),
+        statement("RECORD_STARTED", "= :now + runs.lease_ttl_ms", "= runs.lease_expires_at"),
     ),
-    Plant("an ending that keeps the lock", statement("BEGIN_ENDING", ", lock = :lock", "")),
     Plant("a second ending that wins", statement("BEGIN_ENDING", "AND ending IS NULL", "")),
     Plant(
         "a settle that leaves the run open",
-        statement("CLOSE", "SET outcome = :outcome,", "SET"),
+        statement("CLOSE", "SET outcome = given.outcome,", "SET"),
     ),
-    Plant("a settle that works twice", statement("CLOSE", "AND outcome IS NULL", "")),
+    Plant("a settle that works twice", statement("CLOSE", "AND runs.outcome IS NULL", "")),
     Plant("a declaration that checks no lock", statement("DECLARE", "AND lock = :lock", "")),
     Plant("a second declaration that wins", statement("DECLARE", "AND declared IS NULL", "")),
     Plant("a repeated declaration under any lock", statement("DECLARED", "AND lock = :lock", "")),
-    Plant("an expiry of ending runs", statement("EXPIRED", "tasks.ending IS NULL AND", "")),
-    Plant("an expiry of those that declared", statement("EXPIRED", "runs.declared IS NULL", "1")),
+    Plant("an expiry of ending runs", statement("EXPIRED", "ending IS NULL AND", "")),
+    Plant("an expiry of those that declared", statement("EXPIRED", "declared IS NULL", "TRUE")),
     Plant(
         "an expiry a moment late", statement("EXPIRED", "expires_at <= :now", "expires_at < :now")
     ),
     Plant(
         "a lease of a wrong clock that lives for hours",
-        statement("EXPIRED", "tasks.lease_expires_at > :now + 2 * tasks.lease_ttl_ms", "FALSE"),
+        statement("EXPIRED", "lease_expires_at > :now + 2 * runs.lease_ttl_ms", "FALSE"),
     ),
     Plant(
         "a live process that extends a worker's lease",
@@ -185,5 +196,4 @@ PLANTS = [
         "an operator's first word that holds",
         statement("INTEND", "intent = :intent", "intent = COALESCE(intent, :intent)"),
     ),
-    Plant("a word that outlives its run", statement("MOVE_ON", "intent = NULL,", "")),
 ]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from dispatcher import policy, wire
-from dispatcher.execution import Claim
+from dispatcher.execution import Claim, StartedRun
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.policy import RetryPolicy
@@ -90,7 +90,7 @@ class LeaseProtocol(Twins):
             lease_ttl_ms=ttl,
             liveness=liveness,
         )
-        task_id = self.do("submit", task, now=self.now()).task_id
+        task_id = self.do("submit", [task], now=self.now())[0].task_id
         assert task_id not in self.tasks
         self.tasks[task_id] = TaskModel(task_id, liveness, ttl)
 
@@ -124,9 +124,9 @@ class LeaseProtocol(Twins):
         now = StoreTime(self.clock - lag)
 
         uid = task.run.uid
-        recorded = self.do("record_started", uid, pid=7, started_at=now, now=now)
+        recorded = self.do("record_started", [StartedRun(uid=uid, pid=7, at=now)], now=now)
 
-        assert task.running == recorded
+        assert task.running == bool(recorded)
         if recorded:
             task.expires = now + task.ttl
 
@@ -142,7 +142,7 @@ class LeaseProtocol(Twins):
 
         task_id = task.id if kind != "no task's" else max(self.tasks) + 1
         beat = Beat(task_id=task_id, lock=lock, progress=progress)
-        answer = self.do("heartbeat", beat, now=now)
+        answer = self.do("heartbeat", [beat], now=now)[0]
 
         if task_id not in self.tasks:
             assert Refused(WorkerError.UNKNOWN_TASK) == answer
@@ -275,7 +275,7 @@ class LeaseProtocol(Twins):
             task.run.exit_code = code
         settlement = policy.settle(run, end, RETRY, now=now, ended_at=now, rng=self.rng)
 
-        assert self.do("settle", settlement, now=now)
+        assert self.do("settle", [settlement], now=now)
 
         assert task.settle(now) is settlement.outcome
         self.settled.append((task.id, settlement))
@@ -287,7 +287,7 @@ class LeaseProtocol(Twins):
         _, settlement = self.settled[-1 - number % len(self.settled)]
         before = self.everything()
 
-        assert not self.do("settle", settlement, now=self.now())
+        assert not self.do("settle", [settlement], now=self.now())
         assert self.do("open_run", settlement.run_uid) is None
         assert before == self.everything()
 

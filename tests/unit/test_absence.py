@@ -62,7 +62,7 @@ def claim_elsewhere(world: World, *, takeover_in: float | None) -> Claim:
 def column(world: World, name: str, task_id: int) -> Any:
     with world.store.snapshot():
         engine: Any = world.store
-        query = f"SELECT {name} FROM tasks WHERE id = :id"
+        query = f"SELECT {name} FROM runs WHERE task_id = :id AND outcome IS NULL"
         ((value,),) = engine.engine.rows(query, {"id": task_id})
     return value
 
@@ -104,7 +104,7 @@ def test_a_lost_local_claim_runs_again_with_the_next_fence(world: World) -> None
 
     assert (TaskState.RUNNING, 2) == (world.state(claim.task_id), world.task(claim.task_id).fence)
     with world.store.transaction() as now:
-        answer = world.store.heartbeat(Beat(task_id=claim.task_id, lock=claim.lock), now=now)
+        answer = world.store.heartbeat([Beat(task_id=claim.task_id, lock=claim.lock)], now=now)[0]
     assert getattr(answer, "error", None) is WorkerError.SUPERSEDED
 
 
@@ -126,7 +126,7 @@ def test_ac9_a_diligent_local_claim_is_never_taken(world: World) -> None:
         world.run_for(10)
         with world.store.transaction() as now:
             beat = Beat(task_id=claim.task_id, lock=claim.lock)
-            assert isinstance(world.store.heartbeat(beat, now=now), Renewed)
+            assert isinstance(world.store.heartbeat([beat], now=now)[0], Renewed)
 
     assert [None] == outcomes(world, claim.task_id)
 

@@ -43,7 +43,7 @@ def beats(world: World, seconds: int) -> list[bool]:
     answers: list[bool] = []
     with world.store.snapshot():
         ((task_id, lock),) = world.store.engine.rows(  # type: ignore[attr-defined]
-            "SELECT id, lock FROM tasks WHERE state = 'running'"
+            "SELECT task_id, lock FROM runs WHERE outcome IS NULL"
         )
 
     def collect(answer: object, _: object) -> None:

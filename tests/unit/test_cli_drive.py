@@ -44,11 +44,13 @@ def sql(command: Command, statement: str) -> list[Any]:
 
 
 def rewind(command: Command) -> None:
-    sql(command, "UPDATE tasks SET lease_expires_at = 1 RETURNING id")
+    sql(command, "UPDATE runs SET lease_expires_at = 1 RETURNING id")
 
 
 def left_ms(command: Command) -> int:
-    ((expiry, takeover),) = sql(command, "SELECT lease_expires_at, takeover_at FROM tasks")
+    ((expiry, takeover),) = sql(
+        command, "SELECT lease_expires_at, takeover_at FROM runs WHERE outcome IS NULL"
+    )
     assert expiry == takeover
     with command.client() as client, client.store.transaction() as now:
         return int(expiry - now)
@@ -298,7 +300,7 @@ def test_ac4_r02_each_refusal_has_its_name_exits_79_and_writes_nothing(
     elif error is WorkerError.UNKNOWN_TASK:
         task = 99
     else:
-        sql(command, "UPDATE tasks SET lease_expires_at = 1, takeover_at = 1 RETURNING id")
+        sql(command, "UPDATE runs SET lease_expires_at = 1, takeover_at = 1 RETURNING id")
         command("claim", exits=1)  # takes back what has expired: no daemon is needed
         assert "scheduled" == command("show", 1, "--json").json["state"]
     if error is WorkerError.SUPERSEDED:
@@ -414,7 +416,7 @@ def test_ac3_ac12_a_client_remembers_the_lock_it_was_given(command: Command) -> 
     with command.client() as client:
         claim = client.claim()
         assert claim is not None
-        sql(command, "UPDATE tasks SET lease_expires_at = 1 RETURNING id")
+        sql(command, "UPDATE runs SET lease_expires_at = 1 RETURNING id")
 
         assert isinstance(client.heartbeat(claim.task_id), Renewed)
 
@@ -427,7 +429,7 @@ def test_ac12_a_client_takes_the_lock_of_its_environment(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LOCK, claimed(command)["lock"])
-    sql(command, "UPDATE tasks SET lease_expires_at = 1 RETURNING id")
+    sql(command, "UPDATE runs SET lease_expires_at = 1 RETURNING id")
 
     with command.client() as client:
         assert isinstance(client.heartbeat(1), Renewed)

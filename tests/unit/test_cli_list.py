@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher.cli import app, dashboard, glance, tables
 from dispatcher.errors import StoreUnavailable
-from dispatcher.execution import Claim
+from dispatcher.execution import Claim, StartedRun
 from dispatcher.model import Outcome, TaskState
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat
@@ -58,7 +58,7 @@ def started(
             "default", limit=1, node="n", output_dir=str(output_dir), now=now
         )
         begun = StoreTime(now - minutes * MINUTE)
-        client.store.record_started(claim.run_uid, pid=4321, started_at=begun, now=now)
+        client.store.record_started([StartedRun(uid=claim.run_uid, pid=4321, at=begun)], now=now)
     if output is not None:
         Path(claim.output_path).write_bytes(output)
         written = time.time() - silent * 60
@@ -86,7 +86,7 @@ def test_a_run_shows_its_time_progress_silence_and_last_line(command: Command) -
     started(command)
     with command.client() as client, client.store.transaction() as now:
         beat = Beat(task_id=claim.task_id, lock=claim.lock, progress=0.42, note="epoch 3")
-        client.store.heartbeat(beat, now=now)
+        client.store.heartbeat([beat], now=now)
 
     shown = rows(command)
 
@@ -194,9 +194,7 @@ def test_a_task_that_is_over_shows_when_and_its_result(command: Command) -> None
             "UPDATE runs SET outcome = 'succeeded', reason = '', ended_at = claimed_at + 5000"
         )
         client.store.engine.change(  # type: ignore[attr-defined]
-            "UPDATE tasks SET state = 'succeeded', lock = NULL, lease_expires_at = NULL,"
-            " owner = NULL, run_uid = NULL, takeover_at = NULL, deadline_at = NULL,"
-            " last_heartbeat_at = NULL, finished_at = created_at"
+            "UPDATE tasks SET state = 'succeeded', run_uid = NULL, finished_at = created_at"
         )
 
     (shown,) = rows(command).values()

@@ -182,7 +182,7 @@ def test_a_local_claim_outlives_a_step_in_the_daemons_absence(step: float) -> No
     world.run_for(29.8)
     with world.store.transaction() as now:
         beat = Beat(task_id=claim.task_id, lock=claim.lock)
-        assert isinstance(world.store.heartbeat(beat, now=now), Renewed)
+        assert isinstance(world.store.heartbeat([beat], now=now)[0], Renewed)
     world.run_for(29.8)
 
     assert TaskState.RUNNING is world.state(claim.task_id)

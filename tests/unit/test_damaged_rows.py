@@ -55,7 +55,7 @@ def test_a_time_that_nobody_can_read_never_comes_and_stops_no_clock(
     assert waits is world.state(damaged)
 
 
-@pytest.mark.parametrize("change", ["run_timeout_ms = 'x'", "lease_ttl_ms = 'x'", "rules = '['"])
+@pytest.mark.parametrize("change", ["run_timeout_ms = 'x'", "rules = '['"])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_run_whose_row_is_damaged_meanwhile_ends_as_it_does_and_its_task_is_held(
     world: World, change: str, *, restarted: bool

@@ -63,7 +63,6 @@ def by_reconcile_that_knows_the_exit(world: World, task: int) -> None:
 def by_another_node(world: World, _: int) -> None:
     """The database was moved to another state directory, and nothing of the run lives here."""
     with world.store.transaction():
-        world.store.engine.change("UPDATE tasks SET owner = 'far' WHERE owner IS NOT NULL")
         world.store.engine.change("UPDATE runs SET node = 'far'")
     world.executor.runs.clear()
     world.restart()

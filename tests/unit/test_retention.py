@@ -86,7 +86,7 @@ def test_r56_a_backlog_goes_in_batches_between_which_others_are_served() -> None
     with world.store.transaction() as now:
         for _ in range(3 * PRUNE_BATCH):
             task = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1000)
-            task_id = world.store.submit(task, now=now).task_id
+            task_id = world.store.submit([task], now=now)[0].task_id
             world.store.cancel(task_id, "not needed", now=now)
     world.elapsed += 2 * HOUR
     world.start()
@@ -140,13 +140,13 @@ def test_r56_no_row_grows_with_heartbeats() -> None:
     world.settle_down()
     engine = cast("SqlStore", world.store).engine
     with world.store.snapshot():
-        ((lock,),) = engine.rows("SELECT lock FROM tasks")
+        ((lock,),) = engine.rows("SELECT lock FROM runs WHERE outcome IS NULL")
     before, beats = rows(world), 20_000
 
     with world.store.transaction() as now:
         for number in range(beats):
             progress, note = number / beats, f"step {number}"
             beat = Beat(task_id=task_id, lock=lock, progress=progress, note=note)
-            assert isinstance(world.store.heartbeat(beat, now=now), Renewed)
+            assert isinstance(world.store.heartbeat([beat], now=now)[0], Renewed)
 
     assert before == rows(world)

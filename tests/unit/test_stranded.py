@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
-from dispatcher.execution import Claim
+from dispatcher.execution import Claim, StartedRun
 from dispatcher.executor_api import END_THEM
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.words import Declaration
@@ -56,7 +56,7 @@ def test_r79_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(
 ) -> None:
     claim = claimed_before(world)
     with world.store.transaction() as now:
-        world.store.record_started(claim.run_uid, pid=4711, started_at=now, now=now)
+        world.store.record_started([StartedRun(uid=claim.run_uid, pid=4711, at=now)], now=now)
     world.executor.alive[claim.run_uid] = ALIVE
 
     with capture_logs() as logs:

@@ -15,6 +15,7 @@ MOST_OF_FILE, MOST_OF_FUNCTION = 300, 40
 #: Longer files, and why.
 LONG_FILES = {
     "dispatcher/logs/catalogue.py": "a table: one entry for each event",
+    "dispatcher/store/migrations.py": "released steps of the schema, which nobody edits",
     "dispatcher/store/api.py": "a contract: one sentence for each method, and no code",
 }
 

@@ -47,7 +47,7 @@ def test_the_worker_gets_its_claim_in_the_environment(world: World) -> None:
 
     env = world.executor.starts[0].env
     with world.store.transaction():
-        lock = world.store.engine.rows("SELECT lock FROM tasks")[0][0]  # type: ignore[attr-defined]
+        lock = world.store.engine.rows("SELECT lock FROM runs WHERE outcome IS NULL")[0][0]  # type: ignore[attr-defined]
     assert {
         "A": "b",
         "DISPATCHER_TASK_ID": str(task),
@@ -536,10 +536,10 @@ def test_one_offender_is_held_and_the_others_go_on(world: World, unwell: Unwell)
     world.start()
     settle = world.store.settle
 
-    def refuse_tails(settlement, *, now):
-        if settlement.output_tail:
+    def refuse_tails(settlements, *, now):
+        if any(one.output_tail for one in settlements):
             raise StoreRefused("CHECK failed")
-        return settle(settlement, now=now)
+        return settle(settlements, now=now)
 
     unwell.settle = refuse_tails  # type: ignore[attr-defined]
     world.executor.gone(world.uid(offender), 0, at=world.at(), tail="bad")
@@ -558,10 +558,10 @@ def test_one_offender_is_held_also_when_it_ended_in_our_absence(
     world.start()
     settle = world.store.settle
 
-    def refuse_tails(settlement, *, now):
-        if settlement.output_tail:
+    def refuse_tails(settlements, *, now):
+        if any(one.output_tail for one in settlements):
             raise StoreRefused("CHECK failed")
-        return settle(settlement, now=now)
+        return settle(settlements, now=now)
 
     unwell.settle = refuse_tails  # type: ignore[attr-defined]
     world.executor.gone(world.uid(offender), 0, at=world.at(), tail="bad")

@@ -1,6 +1,7 @@
 """SQL that claims tasks, and takes a claim back. A limit is cast: see `supervisor`."""
 
 from dispatcher.store.rows import Ready, columns
+from dispatcher.store.statements.given import given
 
 # An environment whose row was removed by hand is "", which is damage.
 _ENVIRONMENT = """
@@ -21,42 +22,38 @@ FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queu
 """
 
 READY = f"""{_READY}AND queue = :queue
-ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
+ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR UPDATE OF tasks SKIP LOCKED
 """
 
-READY_TASK = f"""{_READY}AND id = :task_id
+READY_TASK = f"""{_READY}AND id = :task_id FOR UPDATE OF tasks SKIP LOCKED
 """
 
-HOLD = """
-UPDATE tasks SET state = 'held', reason = :reason, fails_at = total_at WHERE id = :id
-"""
-
-LAST_OUTCOME = """
-SELECT outcome FROM runs WHERE task_id = :task_id ORDER BY fence DESC LIMIT 1
+LAST_OUTCOMES = f"""
+SELECT given.task_id, (SELECT outcome FROM runs WHERE runs.task_id = given.task_id
+    ORDER BY runs.fence DESC LIMIT 1)
+FROM {given("task_id")}
 """
 
 # Without runs that had no process, and those whose leftovers may go on.
-EARLIER_OUTPUTS = """
-SELECT output_path FROM runs
-WHERE task_id = :task_id AND node = :owner AND left_alone IS NULL
+EARLIER_OUTPUTS = f"""
+SELECT runs.task_id, output_path FROM {given("task_id")} JOIN runs ON runs.task_id = given.task_id
+WHERE node = :owner AND left_alone IS NULL
     AND (pid IS NOT NULL OR (outcome <> 'released' AND outcome <> 'spawn_failed'))
-ORDER BY fence DESC
+ORDER BY runs.task_id, fence DESC
 """
 
-CLAIM = """
-UPDATE tasks SET state = 'running', reason = 'claimed', fence = :fence, lock = :lock,
-    owner = :owner, run_uid = :uid, lease_ttl_ms = :lease_ttl_ms,
-    lease_expires_at = :lease_expires_at, takeover_at = :takeover_at,
-    deadline_at = :deadline_at, fails_at = NULL
-WHERE id = :task_id
-"""
+_OPENED = (
+    *("task_id", "uid", "attempt", "fence", "lock", "liveness", "lease_ttl_ms", "output_path"),
+    *("lease_expires_at", "takeover_at", "deadline_at", "kill_grace_ms"),
+)
 
-OPEN = """
-INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, output_path, kill_grace_ms)
-VALUES (:task_id, :uid, :attempt, :fence, :lock, :owner, :now, :output_path, :kill_grace_ms)
+OPEN = f"""
+INSERT INTO runs (node, claimed_at, {", ".join(_OPENED)})
+SELECT :owner, :now, {", ".join(_OPENED)} FROM {given(*_OPENED)}
+RETURNING id, uid
 """
 
 BEGIN_ENDING = """
-UPDATE tasks SET ending = :ending, ending_reason = :reason, reason = :reason, lock = :lock
-WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid AND ending IS NULL
+UPDATE runs SET ending = :ending, ending_reason = :reason
+WHERE uid = :uid AND outcome IS NULL AND ending IS NULL
 """

@@ -3,6 +3,9 @@
 from functools import cache
 from typing import Final
 
+from dispatcher.store.statements.given import given
+from dispatcher.store.statements.moves import becomes
+
 #: Columns of a task that an operator may change, apart from those that follow from them.
 EDITABLE: Final = (
     *("state", "reason", "run_at", "queue", "priority", "max_attempts", "command", "cwd", "env"),
@@ -10,14 +13,11 @@ EDITABLE: Final = (
     *("queue_timeout_ms", "total_timeout_ms", "kill_grace_ms", "kill_signal", "kill_mode"),
 )
 
-_TOTAL_AT = "CAST(:total_ms AS BIGINT) + COALESCE(retried_at, created_at)"
+_TOTAL_AT = "CAST(:total_ms AS BIGINT) + COALESCE(tasks.retried_at, tasks.created_at)"
 
-# `claim_by` is NULL unless the task is ready and has a queue time-out.
-_TIMES = f""",
-    total_at = {_TOTAL_AT},
-    fails_at = CASE WHEN finished_at IS NOT NULL THEN NULL
-        WHEN CAST(:claim_by AS BIGINT) IS NULL OR {_TOTAL_AT} <= :claim_by
-        THEN {_TOTAL_AT} ELSE :claim_by END"""
+# What follows from a state, or from an edit of a time-out.
+_TIMES = f"""{becomes(":becomes", total_at=_TOTAL_AT, queue_ms="CAST(:queue_ms AS BIGINT)")},
+    total_at = {_TOTAL_AT}"""
 
 
 @cache
@@ -26,11 +26,11 @@ def edit(columns: tuple[str, ...]) -> str:
 
     Between two states it moves only from `ready` to `scheduled`, or back.
     """
-    sets = ", ".join(f"{name} = :{name}" for name in ("fence", *columns))
+    sets = [f"{name} = :{name}" for name in ("fence", *columns) if name != "state"]
     if {"state", "run_at", "queue_timeout_ms", "total_timeout_ms"} & {*columns}:
-        sets += _TIMES
+        sets.append(_TIMES)
     return f"""
-UPDATE tasks SET {sets}
+UPDATE tasks SET {", ".join(sets)}
 WHERE id = :id AND state = :was AND fence = :fence AND state <> 'running' AND state <> 'succeeded'
     AND (state = :becomes OR ((state = 'ready' OR state = 'scheduled')
         AND (:becomes = 'ready' OR :becomes = 'scheduled')))
@@ -39,32 +39,10 @@ WHERE id = :id AND state = :was AND fence = :fence AND state <> 'running' AND st
 """
 
 
-STATE = "SELECT state, run_uid FROM tasks WHERE id = :id"
+STATE = "SELECT state, run_uid FROM tasks WHERE id = :id FOR UPDATE"
 
 INTEND = """
-UPDATE tasks SET intent = :intent, intent_reason = :reason
-WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
-"""
-
-CANCEL = """
-UPDATE tasks SET state = 'cancelled', reason = :reason, finished_at = :now, fails_at = NULL
-WHERE id = :id
-"""
-
-RETRY = """
-UPDATE tasks SET state = 'ready', reason = 'retried by operator', run_at = :now,
-    finished_at = NULL, attempts_used = 0, deferrals = 0, orphans = 0,
-    retried_at = :now, total_at = :now + total_timeout_ms, fails_at = CASE
-        WHEN queue_timeout_ms IS NULL OR total_timeout_ms <= queue_timeout_ms
-        THEN :now + total_timeout_ms ELSE :now + queue_timeout_ms END
-WHERE id = :id
-"""
-
-RELEASE = """
-UPDATE tasks SET state = 'ready', reason = 'released by operator', run_at = :now, fails_at = CASE
-        WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
-        ELSE :now + queue_timeout_ms END
-WHERE id = :id AND attempts_used < max_attempts
+UPDATE runs SET intent = :intent, intent_reason = :reason WHERE uid = :uid AND outcome IS NULL
 """
 
 PAUSE = """
@@ -75,20 +53,35 @@ ON CONFLICT (queue) DO NOTHING
 RESUME = "DELETE FROM paused_queues WHERE queue = :queue"
 
 # With the size of its payload in rows, as what is long takes long.
-OLD = """
-SELECT id, COALESCE((SELECT octet_length(payload) FROM payloads WHERE task_id = id), 0) / 65536
-FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
-ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)
+_ROWS = """COALESCE((SELECT octet_length(payload) FROM payloads
+    WHERE task_id = tasks.id), 0) / 65536"""
+
+OLD = f"""
+SELECT id, {_ROWS} FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
+ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
 """
 
-SIZE = """
-SELECT COALESCE(sum(octet_length(payload)), 0) / 65536 FROM payloads WHERE task_id = :task_id
+FINISHED = f"""
+SELECT tasks.id, {_ROWS} FROM {given("id", "place")} JOIN tasks ON tasks.id = given.id
+WHERE tasks.finished_at IS NOT NULL ORDER BY place FOR UPDATE OF tasks SKIP LOCKED
 """
 
-OLD_RUNS = """
-SELECT id, output_path FROM runs WHERE task_id = :task_id LIMIT CAST(:limit AS BIGINT)
+# Counted to the limit: a task may have run very often.
+MANY_RUNS = f"""
+SELECT given.id, (SELECT count(*) FROM (SELECT 1 FROM runs WHERE runs.task_id = given.id
+    LIMIT CAST(:limit AS BIGINT)) AS counted)
+FROM {given("id")}
 """
 
-DELETE = "DELETE FROM tasks WHERE id = :id RETURNING environment_id"
+OUTPUTS = f"""
+SELECT output_path FROM {given("id")} JOIN runs ON runs.task_id = given.id
+ORDER BY runs.task_id, runs.id
+"""
 
-DELETE_RUN = "DELETE FROM runs WHERE id = :id"
+SOME_RUNS = "SELECT id, output_path FROM runs WHERE task_id = :id LIMIT CAST(:limit AS BIGINT)"
+
+DELETE = f"""
+DELETE FROM tasks WHERE id IN (SELECT id FROM {given("id")}) RETURNING environment_id
+"""
+
+DELETE_RUNS = f"DELETE FROM runs WHERE id IN (SELECT id FROM {given('id')})"

@@ -2,13 +2,24 @@
 
 from dispatcher.execution import OpenRun
 from dispatcher.model import Node, Run, Task, TaskState
-from dispatcher.store.rows import columns
+from dispatcher.store.rows import columns, names
+from dispatcher.store.statements.given import given
 
-_TASK = columns(Task, payload="(SELECT payload FROM payloads WHERE task_id = id)")
+# What a task and its open run both have is the task's, but for these.
+_OF_OPEN_RUN = {
+    **{name: f"open.{name}" for name in ("ending", "intent", "intent_reason")},
+    "reason": "COALESCE(open.ending_reason, tasks.reason)",
+}
+_OF_THE_TASK = {name: f"tasks.{name}" for name in names(Task)} | _OF_OPEN_RUN
+_TASK_WITHOUT_PAYLOAD = columns(Task, **_OF_THE_TASK | {"payload": "NULL"})
+_PAYLOAD = "(SELECT payload FROM payloads WHERE task_id = tasks.id)"
+_TASK = columns(Task, **_OF_THE_TASK | {"payload": _PAYLOAD})
 
-TASK = f"SELECT {_TASK} FROM tasks WHERE id = :id"
+_TASKS = "FROM tasks LEFT JOIN runs AS open ON open.uid = tasks.run_uid"
 
-TASK_WITHOUT_PAYLOAD = f"SELECT {columns(Task, payload='NULL')} FROM tasks WHERE id = :id"
+TASK = f"SELECT {_TASK} {_TASKS} WHERE tasks.id = :id"
+
+TASK_WITHOUT_PAYLOAD = f"SELECT {_TASK_WITHOUT_PAYLOAD} {_TASKS} WHERE tasks.id = :id"
 
 ENVIRONMENT = "SELECT variables FROM environments WHERE id = :id"
 
@@ -17,10 +28,9 @@ ENVIRONMENT_SIZE = "SELECT octet_length(variables) FROM environments WHERE id = 
 # A state that is not wanted is NULL, which equals nothing. The casts give a parameter that may be
 # NULL a type.
 _MATCHING = f"""
-FROM tasks
 WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)
-    AND id > :after_id AND id < :before_id
+    AND tasks.id > :after_id AND tasks.id < :before_id
     AND created_at >= :since AND created_at < :until
     AND (CAST(:finished_before AS BIGINT) IS NULL OR finished_at < :finished_before)
     AND (CAST(:profile AS TEXT) IS NULL OR profile = :profile)
@@ -33,38 +43,43 @@ WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
 
 _LIMIT = "LIMIT CAST(:limit AS BIGINT)"
 
-TASKS = f"SELECT {_TASK} {_MATCHING}ORDER BY id DESC {_LIMIT}"
+TASKS = f"SELECT {_TASK} {_TASKS}{_MATCHING}ORDER BY tasks.id DESC {_LIMIT}"
 
-TASKS_OLDEST_FIRST = f"SELECT {_TASK} {_MATCHING}ORDER BY id {_LIMIT}"
+TASKS_OLDEST_FIRST = f"SELECT {_TASK} {_TASKS}{_MATCHING}ORDER BY tasks.id {_LIMIT}"
 
-MATCHES = f"SELECT id, state {_MATCHING}ORDER BY id {_LIMIT}"
+MATCHES = f"SELECT id, state FROM tasks{_MATCHING}ORDER BY id {_LIMIT}"
+
+MATCHES_AMONG = f"""
+SELECT id, state FROM tasks{_MATCHING}AND id IN (SELECT id FROM {given("id")}) ORDER BY id
+"""
 
 _OF_QUEUE = "queue = COALESCE(CAST(:queue AS TEXT), queue)"
 
 # The tasks of a state that people look for first. Each reads an index in its order. The states that
 # `RESTING` leaves out make its partial index usable.
 RUNNING = f"""
-SELECT {_TASK} FROM tasks WHERE state = 'running' AND {_OF_QUEUE} ORDER BY owner, id {_LIMIT}
+SELECT {_TASK} FROM runs AS open JOIN tasks ON tasks.id = open.task_id
+WHERE open.outcome IS NULL AND {_OF_QUEUE} ORDER BY open.node, open.task_id {_LIMIT}
 """
 
 NEXT = f"""
-SELECT {_TASK} FROM tasks WHERE state = 'ready' AND queue = :queue
-ORDER BY priority DESC, id {_LIMIT}
+SELECT {_TASK} {_TASKS} WHERE state = 'ready' AND queue = :queue
+ORDER BY priority DESC, tasks.id {_LIMIT}
 """
 
 FIRST_DUE = f"""
-SELECT {_TASK} FROM tasks WHERE state = 'scheduled' AND {_OF_QUEUE} ORDER BY run_at, id {_LIMIT}
+SELECT {_TASK} {_TASKS} WHERE state = 'scheduled' AND {_OF_QUEUE} ORDER BY run_at, tasks.id {_LIMIT}
 """
 
 LAST_FINISHED = f"""
-SELECT {_TASK} FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at IS NOT NULL
-ORDER BY finished_at DESC, id DESC {_LIMIT}
+SELECT {_TASK} {_TASKS} WHERE state = CAST(:state AS TEXT) AND finished_at IS NOT NULL
+ORDER BY finished_at DESC, tasks.id DESC {_LIMIT}
 """
 
 RESTING = f"""
-SELECT {_TASK} FROM tasks
+SELECT {_TASK} {_TASKS}
 WHERE queue = :queue AND state = CAST(:state AS TEXT) AND state <> 'ready' AND state <> 'running'
-ORDER BY id DESC {_LIMIT}
+ORDER BY tasks.id DESC {_LIMIT}
 """
 
 # In two parts, each a range of the index.
@@ -83,41 +98,30 @@ LAST_ID = "SELECT id FROM tasks ORDER BY id DESC LIMIT 1"
 
 SUBMITTED_FROM = "SELECT id, created_at FROM tasks WHERE id >= :id ORDER BY id LIMIT 1"
 
-# The lease and the beats of an open run are in its task's row.
-_LIVE = ("last_heartbeat_at", "lease_expires_at", "progress", "note")
-_OF_RUN = {
-    **{name: f"runs.{name}" for name in ("id", "fence", "reason")},
-    **{name: f"COALESCE(tasks.{name}, runs.{name})" for name in _LIVE},
-}
-_OF_TASK = """
-FROM runs LEFT JOIN tasks ON tasks.id = runs.task_id AND tasks.run_uid = runs.uid
-WHERE runs.task_id = :task_id
-"""
-
-RUNS = f"SELECT {columns(Run, **_OF_RUN)} {_OF_TASK} ORDER BY runs.fence"
+RUNS = f"SELECT {columns(Run)} FROM runs WHERE task_id = :task_id ORDER BY fence"
 
 LAST_RUN = f"""
-SELECT {columns(Run, **_OF_RUN, output_tail="NULL")} {_OF_TASK} ORDER BY runs.fence DESC LIMIT 1
+SELECT {columns(Run, output_tail="NULL")} FROM runs WHERE task_id = :task_id
+ORDER BY fence DESC LIMIT 1
 """
 
 # Columns that both tables have, and columns named differently from their field.
 OPEN_RUN_COLUMNS = columns(
     OpenRun,
-    task_id="tasks.id",
+    **{name: f"runs.{name}" for name in ("fence", "liveness", "lease_ttl_ms", "kill_grace_ms")},
     run_id="runs.id",
     run_uid="runs.uid",
-    fence="runs.fence",
     owner="runs.node",
-    kill_grace_ms="runs.kill_grace_ms",
-    last_heartbeat_at="tasks.last_heartbeat_at",
-    lease_expires_at="tasks.lease_expires_at",
 )
 
-OPEN_RUN = f"""
-SELECT {OPEN_RUN_COLUMNS}
-FROM runs JOIN tasks ON tasks.id = runs.task_id
-WHERE runs.uid = :uid AND runs.outcome IS NULL
-"""
+#: Open runs: a condition follows.
+OPEN_RUNS = f"""
+SELECT {OPEN_RUN_COLUMNS} FROM runs JOIN tasks ON tasks.id = runs.task_id
+WHERE runs.outcome IS NULL AND """
+
+OPEN_RUN = f"{OPEN_RUNS}runs.uid = :uid"
+
+OPEN_RUNS_AMONG = f"{OPEN_RUNS}runs.uid IN (SELECT uid FROM {given('uid')})"
 
 RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = :uid"
 
@@ -126,7 +130,8 @@ COUNTS = """
 SELECT queue, state, count(*) FROM tasks WHERE state <> 'ready' AND state <> 'running'
 GROUP BY queue, state
 UNION ALL SELECT queue, 'ready', count(*) FROM tasks WHERE state = 'ready' GROUP BY queue
-UNION ALL SELECT queue, 'running', count(*) FROM tasks WHERE state = 'running' GROUP BY queue
+UNION ALL SELECT queue, 'running', count(*) FROM runs JOIN tasks ON tasks.id = runs.task_id
+    WHERE outcome IS NULL GROUP BY queue
 ORDER BY queue, state
 """
 
@@ -138,7 +143,7 @@ OUTCOMES = "SELECT outcome, count(*) FROM runs WHERE outcome IS NOT NULL GROUP B
 # In the order of `model.Leases`.
 LEASES = """
 SELECT count(*), min(lease_expires_at), min(lease_expires_at - lease_ttl_ms), min(last_heartbeat_at)
-FROM tasks WHERE state = 'running'
+FROM runs WHERE outcome IS NULL
 """
 
 NODES = f"SELECT {columns(Node)} FROM nodes ORDER BY hostname, id"

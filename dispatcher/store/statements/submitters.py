@@ -5,6 +5,7 @@ from functools import cache
 from typing import Final
 
 from dispatcher.new_task import NewTask
+from dispatcher.store.statements.given import given
 
 #: Columns that hold a field of `NewTask` as it is, or as JSON.
 SUBMITTED_FIELDS: Final = tuple(
@@ -16,34 +17,47 @@ SUBMITTED_FIELDS: Final = tuple(
 
 @cache
 def submit(columns: tuple[str, ...]) -> str:
-    """Return the INSERT of a task that sets these columns: each takes 1 µs, and most are NULL."""
+    """Return the INSERT of tasks that set these columns; rows come back in their order.
+
+    A task whose key is in use is left out.
+    """
+    values = ("COALESCE(notify, FALSE)" if name == "notify" else name for name in columns)
     return f"""
 INSERT INTO tasks ({", ".join(columns)})
-VALUES ({", ".join(f":{name}" for name in columns)})
+SELECT {", ".join(values)} FROM {given(*columns)} WHERE TRUE
 ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
-RETURNING id
+RETURNING id, queue, key
 """
 
 
-SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
-
-ENVIRONMENT_ID = """
-SELECT id FROM environments WHERE checksum = :checksum AND variables = :variables
+SUBMIT_PAYLOADS = f"""
+INSERT INTO payloads (task_id, payload) SELECT task_id, payload FROM {given("task_id", "payload")}
 """
 
-ADD_ENVIRONMENT = """
-INSERT INTO environments (checksum, variables) VALUES (:checksum, :variables)
+# The rows stay until the end of the transaction.
+ENVIRONMENT_IDS = f"""
+SELECT environments.id, environments.checksum, environments.variables
+FROM {given("checksum", "variables")} JOIN environments
+    ON environments.checksum = given.checksum AND environments.variables = given.variables
+FOR KEY SHARE OF environments
 """
 
-REMOVE_UNUSED_ENVIRONMENT = """
-DELETE FROM environments WHERE id = :id
-    AND NOT EXISTS (SELECT 1 FROM tasks WHERE environment_id = :id)
+ADD_ENVIRONMENTS = f"""
+INSERT INTO environments (checksum, variables)
+SELECT checksum, variables FROM {given("checksum", "variables")}
+RETURNING id, checksum, variables
 """
 
-TASK_WITH_KEY = """
-SELECT tasks.id, tasks.command, payloads.payload
-FROM tasks LEFT JOIN payloads ON payloads.task_id = tasks.id
-WHERE tasks.queue = :queue AND tasks.key = :key
+REMOVE_UNUSED_ENVIRONMENTS = f"""
+DELETE FROM environments WHERE id IN (SELECT id FROM {given("id")})
+    AND NOT EXISTS (SELECT 1 FROM tasks WHERE environment_id = environments.id)
+"""
+
+TASKS_WITH_KEYS = f"""
+SELECT given.place, tasks.id, tasks.command, payloads.payload
+FROM {given("place", "queue", "key")}
+JOIN tasks ON tasks.queue = given.queue AND tasks.key = given.key
+LEFT JOIN payloads ON payloads.task_id = tasks.id
 """
 
 BEGIN_BULK = """
@@ -71,6 +85,8 @@ WHERE uid = :uid AND tasks IS NOT NULL AND part > :after
     AND EXISTS (SELECT 1 FROM bulk_submits WHERE uid = :uid AND state = 'accepted')
 ORDER BY part LIMIT 1
 """
+
+LOCK_NEXT_PART = f"{NEXT_PART}FOR UPDATE"
 
 ADMITTED = """
 UPDATE bulk_parts SET tasks = NULL, environments = NULL, submitted = :submitted

@@ -5,19 +5,12 @@ A limit is cast, because SQLite plans a statement with a bare parameter there an
 
 from dispatcher.model import Node
 from dispatcher.store.rows import columns, names
-from dispatcher.store.statements.readers import OPEN_RUN_COLUMNS
+from dispatcher.store.statements.given import given
+from dispatcher.store.statements.readers import OPEN_RUNS
 
 DUE = """
 SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
-ORDER BY run_at LIMIT CAST(:limit AS BIGINT)
-"""
-
-# A ready task fails when its queue or its total time-out is over, whichever comes first.
-MAKE_READY = """
-UPDATE tasks SET state = 'ready', reason = 'its time has come', fails_at = CASE
-        WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
-        ELSE :now + queue_timeout_ms END
-WHERE id = :id
+ORDER BY run_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
 """
 
 NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
@@ -25,12 +18,7 @@ NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at L
 OVERDUE = """
 SELECT id, queue, queue_timeout_ms, total_timeout_ms, total_at, retried_at
 FROM tasks WHERE fails_at <= :now
-ORDER BY fails_at LIMIT CAST(:limit AS BIGINT)
-"""
-
-GIVE_UP = """
-UPDATE tasks SET state = 'failed', reason = :reason, finished_at = :now, fails_at = NULL
-WHERE id = :id
+ORDER BY fails_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
 """
 
 NEXT_FAILURE = """
@@ -63,13 +51,13 @@ WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
 LIMIT CAST(:limit AS BIGINT)
 """
 
-RECORD_STARTED = """
-UPDATE runs SET pid = :pid, started_at = :started_at WHERE uid = :uid AND outcome IS NULL
-"""
-
-BEGIN_LEASE = """
-UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
-WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
+# The start of a run begins its lease anew.
+RECORD_STARTED = f"""
+UPDATE runs SET pid = given.pid, started_at = given.started_at,
+    lease_expires_at = :now + runs.lease_ttl_ms
+FROM {given("uid", "pid", "started_at")}
+WHERE runs.uid = given.uid AND runs.outcome IS NULL
+RETURNING runs.uid
 """
 
 RECORD_LEADER_EXIT = """
@@ -77,111 +65,78 @@ UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND ou
 """
 
 RENEW = """
-UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
-WHERE state = 'running' AND owner = :node
-    AND (liveness = 'process' OR ending IS NOT NULL OR EXISTS (
-        SELECT 1 FROM runs WHERE runs.uid = tasks.run_uid
-        AND (declared IS NOT NULL OR exit_code IS NOT NULL OR signal IS NOT NULL)))
+UPDATE runs SET lease_expires_at = :now + lease_ttl_ms
+WHERE uid IN (SELECT uid FROM runs WHERE outcome IS NULL AND node = :node
+    AND (liveness = 'process' OR ending IS NOT NULL OR declared IS NOT NULL
+        OR exit_code IS NOT NULL OR signal IS NOT NULL)
+    FOR UPDATE SKIP LOCKED)
 """
 
-EXPIRED = f"""
-SELECT {OPEN_RUN_COLUMNS} FROM tasks JOIN runs ON runs.uid = tasks.run_uid
-WHERE tasks.state = 'running' AND tasks.owner = :node AND tasks.liveness = 'worker'
-    AND (tasks.lease_expires_at <= :now
-        OR tasks.lease_expires_at > :now + 2 * tasks.lease_ttl_ms)
-    AND tasks.ending IS NULL AND runs.declared IS NULL
-    AND runs.exit_code IS NULL AND runs.signal IS NULL
-ORDER BY tasks.lease_expires_at LIMIT :limit
+EXPIRED = f"""{OPEN_RUNS}node = :node AND runs.liveness = 'worker'
+    AND (lease_expires_at <= :now OR lease_expires_at > :now + 2 * runs.lease_ttl_ms)
+    AND ending IS NULL AND declared IS NULL AND exit_code IS NULL AND signal IS NULL
+ORDER BY lease_expires_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE OF runs SKIP LOCKED
 """
 
 NEXT_EXPIRY = """
-SELECT min(lease_expires_at) FROM tasks
-WHERE state = 'running' AND owner = :node AND liveness = 'worker' AND ending IS NULL
+SELECT min(lease_expires_at) FROM runs
+WHERE outcome IS NULL AND node = :node AND liveness = 'worker' AND ending IS NULL
 """
 
-OPEN_RUNS = f"""
-SELECT {OPEN_RUN_COLUMNS} FROM tasks JOIN runs ON runs.uid = tasks.run_uid
-WHERE tasks.state = 'running' AND tasks.owner = :node
-ORDER BY runs.id
+OPEN_RUNS_HERE = f"{OPEN_RUNS}node = :node ORDER BY runs.id"
+
+ENDINGS = f"{OPEN_RUNS}ending IS NOT NULL AND node = :node ORDER BY runs.id"
+
+_CLOSED = (
+    *("uid", "outcome", "run_reason", "error", "ended_at", "started_at", "pid", "exit_code"),
+    *("signal", "output_tail", "output_truncated", "max_rss_bytes", "cpu_seconds", "left_alone"),
+    "leftovers",
+)
+
+_KNOWN = ", ".join(
+    f"{name} = COALESCE(given.{name}, runs.{name})"
+    for name in ("started_at", "pid", "exit_code", "signal")
+)
+
+CLOSE = f"""
+UPDATE runs SET outcome = given.outcome, reason = given.run_reason, error = given.error,
+    ended_at = given.ended_at, {_KNOWN}, output_tail = given.output_tail,
+    output_truncated = COALESCE(given.output_truncated, 0),
+    max_rss_bytes = given.max_rss_bytes, cpu_seconds = given.cpu_seconds,
+    left_alone = given.left_alone, leftovers = given.leftovers
+FROM {given(*_CLOSED)}
+WHERE runs.uid = given.uid AND runs.outcome IS NULL
+RETURNING runs.uid
 """
 
-ENDINGS = f"""
-SELECT {OPEN_RUN_COLUMNS} FROM tasks JOIN runs ON runs.uid = tasks.run_uid
-WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
-ORDER BY runs.id
-"""
-
-CLOSE = """
-UPDATE runs SET outcome = :outcome, reason = :run_reason, error = :error, ended_at = :ended_at,
-    started_at = COALESCE(:started_at, started_at), pid = COALESCE(:pid, pid),
-    exit_code = COALESCE(:exit_code, exit_code), signal = COALESCE(:signal, signal),
-    output_tail = COALESCE(:output_tail, output_tail),
-    max_rss_bytes = COALESCE(:max_rss_bytes, max_rss_bytes),
-    cpu_seconds = COALESCE(:cpu_seconds, cpu_seconds),
-    (lease_expires_at, last_heartbeat_at, progress, note) =
-        (SELECT lease_expires_at, last_heartbeat_at, progress, note
-         FROM tasks WHERE tasks.id = runs.task_id AND tasks.run_uid = runs.uid)
-WHERE uid = :uid AND outcome IS NULL
-"""
-
-REMAINS = """
-UPDATE runs SET left_alone = :left_alone, leftovers = :leftovers,
-    output_truncated = :output_truncated
-WHERE uid = :uid
-"""
-
-# After an operator's retry of a run that was still ending.
-BEGIN_TOTAL_ANEW = """
-UPDATE tasks SET retried_at = :now, total_at = :now + total_timeout_ms
-WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
-"""
-
-MOVE_ON = """
-UPDATE tasks SET state = :state, reason = :reason,
-    run_at = CASE WHEN :state = 'ready' THEN :now ELSE COALESCE(:run_at, run_at) END,
-    finished_at = :finished_at,
-    attempts_used = :attempts_used, deferrals = :deferrals, orphans = :orphans,
-    lock = NULL, lease_expires_at = NULL, owner = NULL, run_uid = NULL, takeover_at = NULL,
-    ending = NULL, ending_reason = NULL, intent = NULL, intent_reason = NULL, deadline_at = NULL,
-    last_heartbeat_at = NULL, progress = NULL, note = NULL, progressed_at = NULL, fails_at = CASE
-        WHEN :state = 'scheduled' OR :state = 'held' THEN total_at
-        WHEN :state <> 'ready' THEN NULL
-        WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
-        ELSE :now + queue_timeout_ms END
-WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
-"""
-
+# No row is left out: a deadline that is not renewed may pass.
 CONFIRM = """
-UPDATE tasks SET takeover_at = :until
-    + COALESCE((SELECT kill_grace_ms FROM runs WHERE uid = tasks.run_uid), 0)
-WHERE state = 'running' AND owner = :node
+UPDATE runs SET takeover_at = :until + COALESCE(kill_grace_ms, 0)
+WHERE outcome IS NULL AND node = :node
 """
 
 # Nobody watches a local claim's process: its ending or declaration is its end.
-ABANDONED = f"""
-SELECT {OPEN_RUN_COLUMNS} FROM tasks JOIN runs ON runs.uid = tasks.run_uid
-WHERE tasks.takeover_at IS NOT NULL AND substr(tasks.owner, 1, 6) = 'local:'
-    AND (tasks.takeover_at <= :now OR tasks.takeover_at > :now + 2 * tasks.lease_ttl_ms
-        OR tasks.ending IS NOT NULL OR runs.declared IS NOT NULL)
-ORDER BY tasks.takeover_at LIMIT CAST(:limit AS BIGINT)
+ABANDONED = f"""{OPEN_RUNS}takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
+    AND (takeover_at <= :now OR takeover_at > :now + 2 * runs.lease_ttl_ms
+        OR ending IS NOT NULL OR declared IS NOT NULL)
+ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE OF tasks SKIP LOCKED
 """
 
 # Claims of other nodes. Where this node is `alone` nobody will confirm them.
-STRANDED = f"""
-SELECT {OPEN_RUN_COLUMNS} FROM tasks JOIN runs ON runs.uid = tasks.run_uid
-WHERE tasks.state = 'running' AND tasks.owner <> :node AND substr(tasks.owner, 1, 6) <> 'local:'
-    AND (CAST(:alone AS BOOLEAN) OR tasks.takeover_at <= :now)
-ORDER BY runs.id
+STRANDED = f"""{OPEN_RUNS}node <> :node AND substr(node, 1, 6) <> 'local:'
+    AND (CAST(:alone AS BOOLEAN) OR takeover_at <= :now)
+ORDER BY claimed_at, runs.id FOR UPDATE OF tasks SKIP LOCKED
 """
 
 NEXT_TAKEOVER = """
-SELECT min(takeover_at) FROM tasks WHERE takeover_at > :now AND owner <> :node
+SELECT min(takeover_at) FROM runs
+WHERE outcome IS NULL AND takeover_at > :now AND node <> :node
 """
 
 # `but` has a space before and after each name; names contain none.
 HAS_UNFINISHED = """
-SELECT EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'running' AND replace(:but, ' ' || queue || ' ', '') = :but)
+SELECT EXISTS (SELECT 1 FROM runs JOIN tasks ON tasks.id = runs.task_id
+        WHERE runs.outcome IS NULL AND replace(:but, ' ' || queue || ' ', '') = :but)
     OR EXISTS (SELECT 1 FROM tasks
         WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but)
     OR EXISTS (SELECT 1 FROM tasks

@@ -1,29 +1,35 @@
 """SQL of workers' messages, each guarded by the lock in the statement itself."""
 
+from dispatcher.store.statements.given import given
+
+# Whether a lock allows a write: its run is open, not ending, and before its deadline.
+_IS_OWNER = "outcome IS NULL AND ending IS NULL AND (deadline_at IS NULL OR deadline_at > :now)"
+_HOLDS = f"task_id = :task_id AND lock = :lock AND {_IS_OWNER}"
+
+# No beat moves a local claim's deadline.
+_EXPIRY = """CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
+        ELSE :now + lease_ttl_ms END"""
+
 # Lease and liveness change together. Only a changed report is progress: a worker that repeats
-# itself may be stuck. A local claim has no node: its `takeover_at` is the expiry. It alone has a
-# deadline, which no beat moves.
-HEARTBEAT = """
-UPDATE tasks SET last_heartbeat_at = :now,
-    lease_expires_at = CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
-                       ELSE :now + lease_ttl_ms END,
-    takeover_at = CASE WHEN substr(owner, 1, 6) <> 'local:' THEN takeover_at
-                  WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
-                  ELSE :now + lease_ttl_ms END,
-    progress = COALESCE(:progress, progress), note = COALESCE(:note, note),
-    progressed_at = CASE WHEN COALESCE(:progress, progress) IS DISTINCT FROM progress
-        OR COALESCE(:note, note) IS DISTINCT FROM note THEN :now ELSE progressed_at END
-WHERE id = :task_id AND lock = :lock AND ending IS NULL
-    AND (deadline_at IS NULL OR deadline_at > :now)
-RETURNING lease_expires_at
+# itself may be stuck. A local claim has no node: its `takeover_at` is the expiry.
+HEARTBEAT = f"""
+UPDATE runs SET last_heartbeat_at = :now, lease_expires_at = {_EXPIRY},
+    takeover_at = CASE WHEN substr(node, 1, 6) = 'local:' THEN {_EXPIRY} ELSE takeover_at END,
+    progress = COALESCE(given.progress, runs.progress), note = COALESCE(given.note, runs.note),
+    progressed_at = CASE WHEN COALESCE(given.progress, runs.progress)
+            IS DISTINCT FROM runs.progress
+        OR COALESCE(given.note, runs.note) IS DISTINCT FROM runs.note
+        THEN :now ELSE progressed_at END
+FROM {given("task_id", "lock", "progress", "note")}
+WHERE runs.task_id = given.task_id AND runs.lock = given.lock AND {_IS_OWNER}
+RETURNING runs.task_id, runs.lease_expires_at
 """
 
 # A note alone proves no life: it moves no expiry and stamps no liveness.
-NOTE = """
-UPDATE tasks SET note = :note,
+NOTE = f"""
+UPDATE runs SET note = :note,
     progressed_at = CASE WHEN :note IS DISTINCT FROM note THEN :now ELSE progressed_at END
-WHERE id = :task_id AND lock = :lock AND ending IS NULL
-    AND (deadline_at IS NULL OR deadline_at > :now)
+WHERE {_HOLDS}
 """
 
 LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid"
@@ -37,12 +43,10 @@ LEFT JOIN runs ON runs.task_id = tasks.id AND runs.lock = :lock
 WHERE tasks.id = :task_id
 """
 
-DECLARE = """
+DECLARE = f"""
 UPDATE runs SET declared = :declared, declared_reason = :reason, declared_delay_ms = :delay_ms,
     declared_retry = :retry, result = :result
-WHERE uid = (SELECT run_uid FROM tasks WHERE id = :task_id AND lock = :lock AND ending IS NULL
-             AND (deadline_at IS NULL OR deadline_at > :now))
-    AND declared IS NULL
+WHERE {_HOLDS} AND declared IS NULL
 """
 
 DECLARED = """
@@ -55,6 +59,8 @@ SELECT uid FROM runs WHERE declared IS NOT NULL AND outcome IS NULL AND node = :
 """
 
 RENEW_SHORT = """
-UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
-WHERE state = 'running' AND owner = :node AND lease_ttl_ms < 2 * CAST(:gap_ms AS BIGINT)
+UPDATE runs SET lease_expires_at = :now + lease_ttl_ms
+WHERE uid IN (SELECT uid FROM runs
+    WHERE outcome IS NULL AND node = :node AND lease_ttl_ms < 2 * CAST(:gap_ms AS BIGINT)
+    ORDER BY task_id FOR UPDATE)
 """

@@ -1,0 +1,39 @@
+"""Changes of tasks' states, on an engine."""
+
+from collections.abc import Sequence
+
+from dispatcher.store.engine import Engine, Values
+from dispatcher.store.statements.given import rows_of
+from dispatcher.store.statements.moves import (
+    CANCEL,
+    CLAIM,
+    DUE,
+    GIVE_UP,
+    HOLD,
+    RELEASE,
+    RETRY,
+    SETTLE,
+    Move,
+)
+from dispatcher.times import StoreTime
+
+__all__ = [
+    "CANCEL",
+    "CLAIM",
+    "DUE",
+    "GIVE_UP",
+    "HOLD",
+    "RELEASE",
+    "RETRY",
+    "SETTLE",
+    "Move",
+    "make",
+]
+
+
+def make(engine: Engine, move: Move, tasks: Sequence[Values], *, now: StoreTime) -> set[int]:
+    """Move tasks, given by id with what the move needs; return the ids of those that moved."""
+    if not tasks:
+        return set()
+    rows = engine.rows(move.statement, {"given": rows_of(tasks), "now": now})
+    return {task_id for (task_id,) in rows}

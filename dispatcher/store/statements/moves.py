@@ -1,0 +1,132 @@
+"""Every change of a task's state: from which states, and what follows from the new one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from dispatcher.model import FINISHED, TaskState
+from dispatcher.store.statements.given import given
+
+_S = TaskState
+
+
+def becomes(
+    state: str, *, total_at: str = "tasks.total_at", queue_ms: str = "tasks.queue_timeout_ms"
+) -> str:
+    """Return the assignments of a state, an SQL expression, and of the times that follow from it.
+
+    A task fails at the end of its total time-out, unless it runs or is finished; a ready one also
+    at the end of its queue time-out, whichever comes first.
+    """
+    finished = " OR ".join(f"{state} = '{one}'" for one in sorted(FINISHED))
+    return f"""state = {state},
+    finished_at = CASE WHEN {finished} THEN COALESCE(tasks.finished_at, :now) END,
+    fails_at = CASE
+        WHEN {state} = 'ready' AND ({total_at} IS NULL OR {total_at} > :now + {queue_ms})
+            THEN COALESCE(:now + {queue_ms}, {total_at})
+        WHEN {state} = 'ready' OR {state} = 'scheduled' OR {state} = 'held' THEN {total_at} END"""
+
+
+def among(states: Iterable[TaskState]) -> str:
+    """Return the condition that a task is in one of these states.
+
+    A state written by hand counts as `held`, as which it reads.
+    """
+    states = {*states}
+    if _S.HELD not in states:
+        return "(" + " OR ".join(f"tasks.state = '{state}'" for state in sorted(states)) + ")"
+    others = sorted({*TaskState} - states)
+    return " AND ".join(f"tasks.state <> '{state}'" for state in others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A change of state of the tasks that `given` names; the statement returns their ids."""
+
+    before: frozenset[TaskState]
+    after: frozenset[TaskState]
+    statement: str
+
+
+def _move(
+    before: Iterable[TaskState],
+    after: TaskState | None,
+    *columns: str,
+    sets: str,
+    only: str = "TRUE",
+    total_at: str = "tasks.total_at",
+) -> Move:
+    """Return a move.
+
+    `columns` are those of `given` besides the id; `sets` are the assignments besides those of
+    `becomes`. Where there is more than one state `after` (None), each row names its own.
+    """
+    state = "given.state" if after is None else f"'{after}'"
+    statement = f"""
+UPDATE tasks SET {becomes(state, total_at=total_at)},
+    {sets}
+FROM {given("id", *columns)}
+WHERE tasks.id = given.id AND {among(before)} AND {only}
+RETURNING tasks.id
+"""
+    left = frozenset(TaskState) - {*before} if after is None else frozenset({after})
+    return Move(before=frozenset(before), after=left, statement=statement)
+
+
+_WAITING: Final = frozenset({_S.SCHEDULED, _S.READY, _S.HELD})
+
+#: A ready task's `run_at` is the time since when it is ready.
+_NOW_READY = "run_at = :now"
+
+DUE = _move({_S.SCHEDULED}, _S.READY, sets="reason = 'its time has come'")
+
+GIVE_UP = _move(_WAITING, _S.FAILED, "reason", sets="reason = given.reason")
+
+CLAIM = _move(
+    {_S.READY},
+    _S.RUNNING,
+    *("fence", "uid", "lease_ttl_ms"),
+    sets="""reason = 'claimed', fence = given.fence, run_uid = given.uid,
+    lease_ttl_ms = given.lease_ttl_ms""",
+)
+
+_SETTLED_TOTAL_AT = """CASE WHEN given.total_anew THEN :now + tasks.total_timeout_ms
+        ELSE tasks.total_at END"""
+
+# Where a run leads. Its total time-out begins anew after an operator's retry.
+SETTLE = _move(
+    {_S.RUNNING},
+    None,
+    *("state", "uid", "reason", "run_at", "attempts_used", "deferrals", "orphans", "total_anew"),
+    total_at=_SETTLED_TOTAL_AT,
+    sets=f"""reason = given.reason, run_uid = NULL, attempts_used = given.attempts_used,
+    deferrals = given.deferrals, orphans = given.orphans,
+    run_at = CASE WHEN given.state = 'ready' THEN :now
+        ELSE COALESCE(given.run_at, tasks.run_at) END,
+    retried_at = CASE WHEN given.total_anew THEN :now ELSE tasks.retried_at END,
+    total_at = {_SETTLED_TOTAL_AT}""",
+    only="tasks.run_uid = given.uid",
+)
+
+CANCEL = _move(_WAITING, _S.CANCELLED, "reason", sets="reason = given.reason")
+
+# A held task gets the new reason.
+HOLD = _move(_WAITING, _S.HELD, "reason", sets="reason = given.reason")
+
+RETRY = _move(
+    {_S.FAILED, _S.CANCELLED, _S.HELD},
+    _S.READY,
+    total_at=":now + tasks.total_timeout_ms",
+    sets=f"""reason = 'retried by operator', {_NOW_READY}, attempts_used = 0, deferrals = 0,
+    orphans = 0, retried_at = :now, total_at = :now + tasks.total_timeout_ms""",
+)
+
+RELEASE = _move(
+    {_S.HELD},
+    _S.READY,
+    sets=f"reason = 'released by operator', {_NOW_READY}",
+    only="tasks.attempts_used < tasks.max_attempts",
+)
+
+#: All moves but the submit's and the edit's: a test compares them with `model.MOVES`.
+MOVES: Final = (DUE, GIVE_UP, CLAIM, SETTLE, CANCEL, HOLD, RETRY, RELEASE)
