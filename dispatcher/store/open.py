@@ -1,4 +1,7 @@
-"""Opens a store by its URL: creates one that never existed, refuses a lost or replaced one."""
+"""Opens a store by its URL: creates one that never existed, refuses a lost or replaced one.
+
+A store on a server is opened by `shared`, which only then is imported, with its driver.
+"""
 
 import stat
 from contextlib import closing, suppress
@@ -20,7 +23,7 @@ from dispatcher.store.api import Store
 from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.store.clock import Clock
 from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
-from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
+from dispatcher.store.filesystems import MOUNTINFO, refuse_place
 from dispatcher.store.names import DRAFT, side_files
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
@@ -28,7 +31,11 @@ from dispatcher.store.sqlite_errors import too_few_files
 from dispatcher.times import HOST_CLOCK, HostClock
 
 _SQLITE: Final = "sqlite://"
+_SERVER: Final = ("postgresql:", "postgres:")
 _IN_MEMORY: Final = ("", "/:memory:")
+
+#: The schema of a shared store.
+SCHEMA: Final = "dispatcher"
 
 
 def open_store(
@@ -38,13 +45,15 @@ def open_store(
     patience: float,
     create: bool = True,
     upgrade: bool = False,
+    schema: str = SCHEMA,
     clock: HostClock = HOST_CLOCK,
     mountinfo: Path = MOUNTINFO,
     bell: Bell = NO_BELL,
 ) -> Store:
     """Open the store that `url` names: ``sqlite:///PATH``, or ``sqlite://`` for one in memory.
 
-    A transaction waits up to `patience` seconds for other writers; `clock` is the host's. `bell` is
+    A connection URI of libpq, ``postgresql://…``, names a shared one, in a `schema` there. A
+    transaction waits up to `patience` seconds for other writers; `clock` is the host's; `bell` is
     rung for the daemon of an embedded store. With `create`, a missing database is created unless
     the state directory remembers one. With `upgrade`, an older schema is upgraded: only a holder of
     `lock_database` may, as a daemon may use the old one. The state directory remembers its first
@@ -54,6 +63,11 @@ def open_store(
     replaced, damaged or cannot be created, `StoreUnavailable` for one that does not answer in time.
     """
     path = database_path(url)
+    if is_shared(url):
+        store = _open_on_server(
+            url, schema, patience, state_dir, create=create, upgrade=upgrade, clock=clock, bell=bell
+        )
+        return _remembered(state_dir, store)
     if path is None:
         engine = SqliteEngine(None, patience=patience)
         return SqlStore(engine, migrate.create(engine), Clock(clock), bell)
@@ -61,27 +75,70 @@ def open_store(
     _ensure_exists(path, state_dir, create=create)
     owner.refuse_foreign(state_dir, path)
     engine = SqliteEngine(path, patience=patience)
+    store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock), bell)
+    return _remembered(state_dir, store)
+
+
+def _remembered(state_dir: Path, store: SqlStore) -> SqlStore:
+    """Record a state directory's first store; close the store if that fails."""
     try:
-        store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock), bell)
         if remembered_identity(state_dir) is None:
             remember_identity(state_dir, store.identity)
     except BaseException:
-        engine.close()
+        store.close()
         raise
     return store
 
 
 def _adopt(engine: SqliteEngine, path: Path, *, upgrade: bool) -> str:
-    return migrate.adopt(engine, migrations.MIGRATIONS, name=str(path), upgrade=upgrade)
+    try:
+        return migrate.adopt(engine, migrations.MIGRATIONS, name=str(path), upgrade=upgrade)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def is_shared(url: str) -> bool:
+    """Return whether a URL names a server, whose store nodes on other hosts may use."""
+    return url.startswith(_SERVER)
+
+
+def _open_on_server(
+    url: str,
+    schema: str,
+    patience: float,
+    state_dir: Path,
+    *,
+    create: bool,
+    upgrade: bool,
+    clock: HostClock,
+    bell: Bell,
+) -> SqlStore:
+    try:
+        from dispatcher.store import server, shared  # noqa: PLC0415 - with the driver
+    except ImportError as error:
+        raise ConfigError(
+            f"store.url: a server needs a driver, which is not installed ({error}); "
+            "install it with: pip install 'dispatcher[postgres]'"
+        ) from error
+    known = remembered_identity(state_dir)
+    return shared.open_shared(
+        server.DatabaseServer.of(url, schema=schema, patience=patience),
+        remembered=known and f"{_identity_file(state_dir)} remembers its store {known}",
+        create=create,
+        upgrade=upgrade,
+        clock=clock,
+        bell=bell,
+    )
 
 
 def database_path(url: str) -> Path | None:
-    """Return the database file of a store URL; None for a store in memory.
+    """Return the database file of a store URL; None for a store in memory, or on a server.
 
     Raises `ConfigError` when the URL names no store.
     """
-    if url.startswith(("postgresql:", "postgres:")):
-        raise ConfigError("store.url: PostgreSQL is not supported yet by this version")
+    if is_shared(url):
+        return None
     path = url.removeprefix(_SQLITE)
     if path != url and path in _IN_MEMORY:
         return None
@@ -95,7 +152,7 @@ def database_path(url: str) -> Path | None:
 
 
 def lock_database(url: str, *, state_dir: Path) -> FileLock:
-    """Lock a database for one daemon, this process, and remove abandoned drafts next to it.
+    """Lock a database file for one daemon, this process, and remove abandoned drafts next to it.
 
     Raises `AlreadyHeld`, which names the holder's pid and state directory; `ConfigError` for a URL
     that names no store; `StoreUnusable` if its directory cannot be created.
@@ -157,21 +214,6 @@ def _size(path: Path) -> int | None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreUnusable(f"{path} is not a file; let store.url name one")
     return status.st_size
-
-
-def refuse_place(path: Path, mountinfo: Path = MOUNTINFO) -> None:
-    """Raise `StoreUnusable` for a place where SQLite would lose data."""
-    real, mounts = path.resolve(), mountinfo.read_text("utf-8", errors="surrogateescape")
-    if (filesystem := network_filesystem(real, mounts)) is not None:
-        raise StoreUnusable(
-            f"{path} is on {filesystem}, a network filesystem, where SQLite loses data; "
-            "let store.url name a file on a local disk"
-        )
-    if is_mounted_alone(real, mounts):
-        raise StoreUnusable(
-            f"{path} is mounted without its directory, and so without its newest commits, which are"
-            " in another file; mount the directory that it is in"
-        )
 
 
 def _ensure_exists(path: Path, state_dir: Path, *, create: bool) -> None:

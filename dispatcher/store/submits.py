@@ -41,7 +41,9 @@ class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
-        ids = self._environment_ids({one for task in tasks if (one := task.environment)})
+        ids = self._environment_ids(
+            dict.fromkeys(one for task in tasks if (one := task.environment))
+        )
         submitted: dict[int, Submitted] = {}
         left = list(enumerate(tasks))
         while left:

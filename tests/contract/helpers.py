@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from dispatcher.execution import Claim, Settlement
 from dispatcher.model import Outcome, TaskState
 from dispatcher.new_task import NewTask
@@ -11,6 +13,12 @@ from dispatcher.times import StoreTime
 NOW = StoreTime(1_700_000_000_000)
 TTL = 60_000
 NODE = "node-1"
+
+#: For tests of what only SQLite has or allows: files, PRAGMAs, a value of any type in any column.
+EMBEDDED = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+#: For tests of what only PostgreSQL has: schemas and roles.
+SHARED = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
 def later(milliseconds: int) -> StoreTime:
@@ -77,6 +85,16 @@ class OneByOne:
         statement = f"SELECT {name} FROM runs WHERE task_id = :id AND outcome IS NULL"
         with self.raw.transaction():
             return next((value for (value,) in self.sql(statement, {"id": task_id})), None)
+
+    def columns(self, table: str) -> list[str]:
+        """Return the names of a table's columns."""
+        statement = "SELECT name FROM pragma_table_info(:name)"
+        if self.raw.engine.dialect.shared:
+            statement = """
+            SELECT column_name FROM information_schema.columns
+            WHERE table_schema = current_schema AND table_name = :name"""
+        with self.raw.transaction():
+            return [name for (name,) in self.sql(statement, {"name": table})]
 
     def sql(self, statement: str, values: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Execute a statement in the open transaction."""

@@ -82,8 +82,7 @@ def test_accepted_parts_become_tasks_in_their_order_as_submit_makes_them(store: 
     with store.raw.transaction():
         store.sql("DELETE FROM tasks WHERE key = 'once'")
     again = store.submit([FULL], now=later(2))[0].task_id
-    with store.raw.transaction():
-        columns = {row[1] for row in store.sql("PRAGMA table_info(tasks)")} - {"id", "key"}
+    columns = {*store.columns("tasks")} - {"id", "key"}
     twin = staged_again(store)
     assert {name: store.column(name, again) for name in columns} == {
         name: store.column(name, twin) for name in columns

@@ -31,12 +31,32 @@ DAMAGE = {
 }
 
 
+#: Those that a column of texts takes; the others of PostgreSQL take nothing but their type.
+TEXTS = [change for change in DAMAGE if change.startswith(("command = '", "env", "rules"))]
+
+each_damage = pytest.mark.parametrize(
+    ("url", "change"),
+    [("sqlite", change) for change in DAMAGE] + [("postgresql", change) for change in TEXTS],
+    indirect=["url"],
+)
+
+
+def each_value(*values: str) -> pytest.MarkDecorator:
+    """Return the mark of a test with each value; on PostgreSQL with those that texts can be."""
+    texts = [value for value in values if value in ("'x'", "'{'")]
+    return pytest.mark.parametrize(
+        ("url", "value"),
+        [("sqlite", value) for value in values] + [("postgresql", value) for value in texts],
+        indirect=["url"],
+    )
+
+
 def damage(store: OneByOne, task_id: int, change: str) -> None:
     with store.raw.transaction():
         store.raw.engine.change(f"UPDATE tasks SET {change} WHERE id = :id", {"id": task_id})
 
 
-@pytest.mark.parametrize("change", DAMAGE)
+@each_damage
 def test_r81_a_damaged_row_is_held_where_it_would_be_claimed_and_its_neighbours_are_claimed(
     store: OneByOne, change: str
 ) -> None:
@@ -80,7 +100,38 @@ def test_labels_that_nobody_can_read_are_shown_as_damaged_and_hide_no_other_task
     assert [other] == [task.id for task in store.tasks(TaskFilter(label=("a", "b")))]
 
 
-@pytest.mark.parametrize("change", DAMAGE)
+@pytest.mark.parametrize(
+    "text", ["", "nope", "{", "[1]", '["a"', '{"a": 1}', '{"a": "\\x"}', '{"a": "\\ud800"}', "\n"]
+)
+@pytest.mark.parametrize("column", ["labels", "command"])
+def test_no_text_keeps_a_search_from_finding_others(
+    store: OneByOne, column: str, text: str
+) -> None:
+    damaged, other = (store.new(labels={"a": "it's"}, command=("echo", "it's")) for _ in range(2))
+    with store.raw.transaction():
+        store.sql(f"UPDATE tasks SET {column} = :text WHERE id = {damaged}", {"text": text})
+
+    by_label = {task.id for task in store.tasks(TaskFilter(label=("a", "it's")))}
+    by_text = {task.id for task in store.tasks(TaskFilter(text="echo it's"))}
+
+    assert {other} == (by_label if column == "labels" else by_text)
+    assert {damaged, other} == (by_text if column == "labels" else by_label)
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "\n", "é", "😀", "\x01", "a:b", "%s", "{0}"])
+def test_any_text_is_found_again(store: OneByOne, text: str) -> None:
+    task = store.new(labels={"a": text, "name": f"the {text} one"}, command=("echo", text))
+    store.new(labels={"a": "b", "name": "other"}, command=("echo", "x"))
+
+    for wanted in (
+        TaskFilter(label=("a", text)),
+        TaskFilter(text=f"the {text} one"),
+        TaskFilter(text=f"echo {text}"),
+    ):
+        assert [task] == [found.id for found in store.tasks(wanted)]
+
+
+@each_damage
 def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_over(
     store: OneByOne, change: str
 ) -> None:
@@ -98,9 +149,7 @@ def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_o
     assert TaskState.HELD is store.states()[claim.task_id]
 
 
-@pytest.mark.parametrize(
-    "value", ["'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1", "''"]
-)
+@each_value("'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1", "''")
 @pytest.mark.parametrize("state", ["ready", "scheduled", "running", "held"])
 def test_no_value_of_any_column_keeps_others_from_being_read_and_claimed(
     store: OneByOne, state: str, value: str
@@ -119,9 +168,7 @@ def test_no_value_of_any_column_keeps_others_from_being_read_and_claimed(
     assert store.end(running)
 
 
-@pytest.mark.parametrize(
-    "value", ["'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1"]
-)
+@each_value("'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1")
 def test_no_value_of_any_column_of_a_run_keeps_others_from_being_read(
     store: OneByOne, value: str
 ) -> None:
@@ -136,9 +183,7 @@ def test_no_value_of_any_column_of_a_run_keeps_others_from_being_read(
 
 
 def columns(store: OneByOne, table: str) -> list[str]:
-    with store.raw.transaction():
-        found = [row[1] for row in store.sql(f"PRAGMA table_info({table})")]
-    return [name for name in found if name not in ("id", "task_id")]
+    return [name for name in store.columns(table) if name not in ("id", "task_id")]
 
 
 def in_state(store: OneByOne, state: str) -> int:

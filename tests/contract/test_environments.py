@@ -8,7 +8,7 @@ from dispatcher.environment import Environment
 from dispatcher.model import TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.rows import DAMAGE_REMEDY
-from tests.contract.helpers import NOW, OneByOne, later, new_task
+from tests.contract.helpers import EMBEDDED, NOW, OneByOne, later, new_task
 
 MINE = Environment({"PATH": "/mine", "TOKEN": "hunter2"})
 OTHER = Environment({"PATH": "/other"})
@@ -134,6 +134,7 @@ def test_in_a_part_a_key_in_use_leaves_the_environment_that_its_neighbours_have(
     assert [None, MINE, MINE] == [one.environment for one in store.take(limit=9)]
 
 
+@EMBEDDED
 @pytest.mark.parametrize(
     "damage",
     [

@@ -19,7 +19,7 @@ from dispatcher.model import (
 )
 from dispatcher.policy import RetryPolicy
 from dispatcher.wire import KillMode
-from tests.contract.helpers import OneByOne, later
+from tests.contract.helpers import EMBEDDED, OneByOne, later
 
 DESIGN = (Path(__file__).parents[2] / "docs" / "design.md").read_text("utf-8")
 
@@ -89,6 +89,7 @@ def section(heading: str) -> str:
     return DESIGN.partition(f"{heading}\n")[2].partition("\n### ")[0]
 
 
+@EMBEDDED
 def test_the_schema_checks_the_states_and_words_of_the_model(store: OneByOne) -> None:
     with store.raw.transaction():
         rows = store.sql("SELECT sql FROM sqlite_schema WHERE name IN ('tasks', 'runs')")
@@ -108,6 +109,7 @@ def test_the_schema_checks_the_states_and_words_of_the_model(store: OneByOne) ->
         assert {*kind} == set(re.findall(rf"\b{column} = '(\w+)'", schema)), column
 
 
+@EMBEDDED
 def test_a_state_written_by_hand_reads_as_held_until_an_operator_decides(store: OneByOne) -> None:
     task_id = store.new()
     with store.raw.transaction():

@@ -69,21 +69,13 @@ def test_a_url_may_name_memory(url: str) -> None:
         "sqlite:///",
         "/var/lib/tasks.db",
         "mysql://host/db",
-        "postgresql://host/db",
-        "postgres://host/db",
+        "postgresql",
         "",
     ],
 )
 def test_any_other_url_is_an_error_that_names_its_key(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^store\.url: "):
         open_store(url, state_dir=tmp_path, patience=0)
-
-
-def test_a_servers_password_is_not_repeated(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as refused:
-        open_store("postgresql://me:hush@host/db", state_dir=tmp_path, patience=0)
-
-    assert "hush" not in str(refused.value)
 
 
 # Making ------------------------------------------------------------------------------------

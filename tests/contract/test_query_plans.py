@@ -18,12 +18,16 @@ from dispatcher.store.statements import (
     supervisor,
     workers,
 )
-from tests.contract.helpers import NODE, NOW, OneByOne, later
+from tests.contract.helpers import EMBEDDED, NODE, NOW, OneByOne, later
+
+#: The plans are SQLite's.
+pytestmark = EMBEDDED
 
 #: One row for the table `given`, and what all of a worker's messages have.
 ONE = '[{"id": 1, "task_id": 1, "uid": "u"}]'
 BEAT = {
-    **dict.fromkeys(("task_id", "now", "delay_ms", "retry", "progress"), 1),
+    **dict.fromkeys(("task_id", "now", "delay_ms", "progress"), 1),
+    "retry": True,
     **dict.fromkeys(("lock", "note", "declared", "reason", "result"), "x"),
 }
 

@@ -9,7 +9,7 @@ from dispatcher.execution import LOCAL, Claim
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.words import Accepted, Beat, Declaration, Renewed
 from dispatcher.worker_api import WorkerError
-from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
+from tests.contract.helpers import EMBEDDED, NODE, NOW, TTL, OneByOne, later
 
 OWNER = f"{LOCAL}somebody"
 
@@ -45,7 +45,8 @@ def stranded(store: OneByOne, now: int, node: str = NODE) -> list[str]:
 def shared(store: OneByOne) -> OneByOne:
     """A store with which nodes on other hosts may work."""
     engine = store.raw.engine
-    engine.dialect = replace(engine.dialect, shared=True)
+    if not engine.dialect.shared:
+        engine.dialect = replace(engine.dialect, shared=True)
     return store
 
 
@@ -180,6 +181,7 @@ def test_a_claim_of_a_node_is_stranded_for_others_from_its_takeover_on(shared: O
     assert shared.next_takeover("other", now=later(100)) is None  # it has come
 
 
+@EMBEDDED
 def test_in_an_embedded_store_all_claims_of_other_nodes_are_stranded(
     store: OneByOne, claim: Claim
 ) -> None:

@@ -12,7 +12,8 @@ from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.param_types import FILE
 from dispatcher.cli.printing import print_json
 from dispatcher.config.config import Config
-from dispatcher.store.open import lock_database, refuse_place, remembered_identity
+from dispatcher.store.filesystems import refuse_place
+from dispatcher.store.open import lock_database, remembered_identity
 from dispatcher.store.restore import Restored
 from dispatcher.store.restore import restore as put_back
 from dispatcher.times import wall_clock

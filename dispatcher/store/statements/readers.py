@@ -89,7 +89,7 @@ SELECT count(*) FROM (
     UNION ALL
     SELECT 1 FROM tasks
     WHERE state = 'ready' AND queue = :queue AND priority = :priority AND id < :id
-    {_LIMIT})
+    {_LIMIT}) AS before
 """
 
 FIRST_ID = "SELECT id FROM tasks ORDER BY id LIMIT 1"

@@ -1,0 +1,38 @@
+"""On a server, too, the statements of every tick read no table as a whole: see test_query_plans."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.store.sql import SqlStore
+from tests.contract.helpers import SHARED
+from tests.contract.test_query_plans import PLANS
+
+pytestmark = SHARED
+
+#: A step that reads a whole table. The planner, who is forbidden it, takes it where it must.
+WHOLE = re.compile(r"Seq Scan on (tasks|runs|bulk_parts|environments)\b")
+
+
+@pytest.fixture
+def planner(raw: SqlStore) -> Iterator[SqlStore]:
+    with raw.transaction():
+        raw.engine.change("SET LOCAL enable_seqscan = off")
+        yield raw
+
+
+def plan(store: SqlStore, statement: str, values: dict[str, object]) -> str:
+    return "\n".join(line for (line,) in store.engine.rows(f"EXPLAIN {statement}", values))
+
+
+def test_no_statement_reads_a_whole_table(planner: SqlStore) -> None:
+    plans = {statement: plan(planner, statement, values) for statement, values, _ in PLANS}
+
+    assert {} == {text: found for text, found in plans.items() if WHOLE.search(found)}
+
+
+def test_a_whole_table_would_be_noticed(planner: SqlStore) -> None:
+    assert WHOLE.search(
+        plan(planner, "SELECT id FROM tasks WHERE reason = :reason", {"reason": "x"})
+    )
