@@ -6,10 +6,15 @@ command is typed in /home/me, every process has the pid 4711, and every UUID is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+
+#: Command lines before a mistake with task 1: it is ready, claimed, or has succeeded.
+SUBMITTED = ("submit -- true",)
+CLAIMED = (*SUBMITTED, "claim --lock-file lock.txt")
+COMPLETED = (*CLAIMED, "complete --task 1 --lock-file lock.txt")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Mistake:
     """One mistake, how it is made, and the message."""
 
@@ -18,20 +23,21 @@ class Mistake:
     typed: str
     """The words after `dispatcher`, as a shell splits them."""
     text: str
-    """What stderr holds then, each line without the `dispatcher: ` that begins it."""
-    exits: int
+    """The lines on stderr, each without the `dispatcher: ` that begins it."""
+    _: KW_ONLY
     config: str = ""
     """The configuration file."""
     before: Sequence[str] = ()
-    """Command lines that went well before it."""
+    """Command lines that succeed before it."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """What files in the present directory hold."""
+    """The contents of files in the present directory."""
     stdin: bytes = b""
     scene: str = ""
     """The surroundings that no command line makes: a function of tests/e2e/mistaken.py."""
+    exits: int = 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CannotStart:
     """A task that is accepted, and whose command then cannot be started."""
 
