@@ -276,14 +276,13 @@ class Client(Reader):
         timeout_ms: int | None = None,
         report: Callable[..., object] = _no_progress,
     ) -> dict[int, Task | None]:
-        """Wait until all tasks rest, or one does; return those that rest, None for a deleted one.
+        """Wait until all tasks are done, or one; return those that are, None for a deleted one.
 
-        A task rests when it is finished or held: nothing happens to it until a person acts. The
-        time-out does not raise: tasks that do not rest by then are left out. `report` is called
-        with the number of tasks that rest.
+        A task is done when it is finished, or held for a person. The time-out does not raise: tasks
+        that are not done by then are left out. `report` is called with the number of those done.
         """
         from dispatcher.operations import waiting  # noqa: PLC0415 - no submit needs it
 
-        rest = waiting.Rest(self.store, task_ids)
-        rest.wait(any_one=any_one, until=waiting.deadline(timeout_ms), report=report)
-        return {one: self.task(one) for one in rest.states}
+        awaited = waiting.AwaitedTasks(self.store, task_ids)
+        awaited.wait(any_one=any_one, until=waiting.deadline(timeout_ms), report=report)
+        return {one: self.task(one) for one in awaited.states}

@@ -137,7 +137,7 @@ class StartSettings:
     output_budget: int | None = None
     """Bytes of a run's output that are kept; None: all."""
     umask: int = wire.UMASK
-    """Of tasks without their own."""
+    """The umask of tasks without their own."""
     configuration: Mapping[str, str] = field(default_factory=dict)
     """Variables that point a worker's own calls to this dispatcher's store."""
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)

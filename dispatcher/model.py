@@ -138,7 +138,7 @@ class Task:
     kill_mode: KillMode | None = None
     notify: bool = False
     environment_id: int | None = None
-    """Of its submitter's environment; None: its runs get a clean one."""
+    """The id of its submitter's environment; None: its runs get a clean one."""
     umask: int | None = None
     """None: as configured at the start of a run."""
     profile: str | None = None

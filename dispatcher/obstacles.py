@@ -104,7 +104,7 @@ class Standing:
             return [ahead, *self.queue_obstacles(task.queue, turn=False)]
         if task.state is TaskState.READY:
             return self.queue_obstacles(task.queue)
-        return [Reason(AT_REST[task.state], _TEXTS[task.state])] if task.state in _TEXTS else []
+        return [Reason(BY_STATE[task.state], _TEXTS[task.state])] if task.state in _TEXTS else []
 
     def queue_obstacles(self, queue: str, *, turn: bool = True) -> list[Reason]:
         """Return what keeps a queue's ready tasks from running; with `turn`, never nothing."""
@@ -239,7 +239,7 @@ class Standing:
 
 
 #: What keeps a task that is not ready from running, by its state.
-AT_REST: Mapping[TaskState, Obstacle] = {
+BY_STATE: Mapping[TaskState, Obstacle] = {
     TaskState.HELD: Obstacle.HELD,
     TaskState.SCHEDULED: Obstacle.NOT_DUE,
 }

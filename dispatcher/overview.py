@@ -9,7 +9,7 @@ from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
 from dispatcher.model import Leases, Run, Task, TaskState
-from dispatcher.obstacles import AT_REST, FAULTS, DaemonState, Obstacle, Reason, Standing
+from dispatcher.obstacles import BY_STATE, FAULTS, DaemonState, Obstacle, Reason, Standing
 from dispatcher.store.api import ReaderStore
 from dispatcher.store.search import last_run
 from dispatcher.times import StoreTime
@@ -53,7 +53,7 @@ class Status:
         """Return how many tasks are not running, by their nearest obstacle."""
         found: Counter[Obstacle] = Counter()
         for queue, counts in self.counts.items():
-            for state, obstacle in AT_REST.items():
+            for state, obstacle in BY_STATE.items():
                 found[obstacle] += counts.get(state, 0)
             if ready := counts.get(TaskState.READY, 0):
                 found[self.standing.queue_obstacles(queue)[0].obstacle] += ready

@@ -11,7 +11,6 @@ from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
-from dispatcher.quantities import signal_names
 from dispatcher.task_checks import (
     CHOICES,
     check_name,
@@ -19,6 +18,7 @@ from dispatcher.task_checks import (
     check_payload,
     checked,
     refuse_command_line,
+    signal_number,
     typed,
 )
 from dispatcher.wire import KillMode
@@ -91,7 +91,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if name is None:
         refuse_command_line(command, cwd, given.get("env"))  # type: ignore[arg-type]
     if (signal := wanted.get("kill_signal")) is not None:
-        wanted["kill_signal"] = _signal_number(signal)
+        wanted["kill_signal"] = signal_number(signal)
     return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
 
 
@@ -132,13 +132,6 @@ def _defaults(given: TaskDefaults) -> dict[str, object]:
         for name, value in named
         if value is not None
     }
-
-
-def _signal_number(given: object) -> int:
-    try:
-        return signal_names.parse(given)
-    except ValueError as error:
-        raise InvalidTask(f"kill_signal: {error}") from None
 
 
 def _directory(cwd: str | None) -> str:

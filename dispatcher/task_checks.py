@@ -16,6 +16,7 @@ from dispatcher.config.task_settings import Meaning
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
+from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.wire import KillMode
 from dispatcher.words import plain
@@ -166,6 +167,14 @@ def check_variable(name: str) -> None:
         limits.check_variable(name)
     except ValueError as error:
         raise InvalidTask(f"env: {error}") from None
+
+
+def signal_number(given: object) -> int:
+    """Return the number of a signal named by its name or number. Raises `InvalidTask`."""
+    try:
+        return signal_names.parse(given)
+    except ValueError as error:
+        raise InvalidTask(f"kill_signal: {error}") from None
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

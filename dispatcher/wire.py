@@ -127,7 +127,7 @@ class RunReport(Message, frozen=True, tag="run"):
     exit: Exit | None = None
     ended_by: str | None = None
     until: float | None = None
-    """Instant to which its worker requested to extend its run time-out."""
+    """The end of the extension that its worker requested."""
     reason: str = ""
     """Why an `unkillable` run is not gone; of another, the processes that may not be signalled."""
 

@@ -9,7 +9,7 @@
     python -m worker_stub misbehave --help     # for tests: hang, go silent, escape, flood
 
 Exit codes: 0 ok, 1 refused, 2 usage, 69 no answer, 79 the claim is no longer ours; `run` exits as
-its command does, `misbehave` as its options say.
+its command does, `misbehave` as its options require.
 """
 
 import argparse

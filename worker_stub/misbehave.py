@@ -1,4 +1,4 @@
-"""A worker that misbehaves as its options say: for tests, the demo, and to watch it being ended.
+"""A worker that misbehaves as its options require: for tests, the demo, and to watch its end.
 
     python -m worker_stub misbehave --silent-after 2s            # a wedged worker
     python -m worker_stub misbehave --hang --ignore-term --escape --clear-env --stamp trail

@@ -7,6 +7,7 @@ now. Elsewhere, and when no daemon answers, they write to the store.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,15 @@ def _read_lock(_: click.Context, __: click.Parameter, path: str | None) -> str |
 
 
 def claim_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that name a task and give the lock of its claim."""
+    """Add the options that name a task, and give its claim's `lock`; None: see the environment."""
+
+    @wraps(command)
+    def with_lock(*, lock: str | None, lock_from_file: str | None, **given: Any) -> int:
+        if lock is not None and lock_from_file is not None:
+            raise click.UsageError("--lock and --lock-file both give the lock; use one")
+        return command(lock=lock_from_file if lock is None else lock, **given)
+
+    decorated: Callable[..., int] = with_lock
     for option in (
         click.option(
             "--lock-file",
@@ -66,15 +75,8 @@ def claim_options(command: Callable[..., int]) -> Callable[..., int]:
             help="The claimed task.",
         ),
     ):
-        command = option(command)
-    return command
-
-
-def lock_of(given: str | None, from_file: str | None) -> str | None:
-    """Return the lock that --lock or --lock-file gives; None: the environment may have it."""
-    if given is not None and from_file is not None:
-        raise click.UsageError("--lock and --lock-file both give the lock; use one")
-    return from_file if given is None else given
+        decorated = option(decorated)
+    return decorated
 
 
 @contextmanager

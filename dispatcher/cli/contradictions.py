@@ -1,6 +1,6 @@
-"""Options that contradict each other where they stand together: the last one would win unseen."""
+"""Refuses options that set one thing twice: otherwise the last one would win unseen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -8,19 +8,24 @@ import click
 from dispatcher.cli import lines
 from dispatcher.errors import InvalidTask
 
-#: What `--from`, and `--payload` after its "@", may call stdin.
+#: Names of stdin for `--from`, and for `--payload` after its "@".
 _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
-#: Options of which one can be given, and what both set.
+#: Pairs of options that exclude each other, and what both set.
 _EITHER = (
     ("--urgent", "--priority", "the priority"),
     ("--at", "--delay", "when the task starts"),
 )
 
 
-def refuse_contradictions(ctx: click.Context, words: Sequence[str]) -> None:
-    """Refuse words that set one thing twice. Raises `UsageError`, and as the parser does."""
-    given, _, order = ctx.command.make_parser(ctx).parse_args([*words])
+def parsed(
+    ctx: click.Context, words: Sequence[str]
+) -> tuple[Mapping[str, Any], Sequence[str], Sequence[click.Parameter]]:
+    """Return the options, the other words and the order, as the parser does.
+
+    Raises `UsageError` for words that set one thing twice, and for what the parser refuses.
+    """
+    given, rest, order = ctx.command.make_parser(ctx).parse_args([*words])
     options = {option for param in order for option in param.opts}
     for one, other, what in _EITHER:
         if one in options and other in options:
@@ -31,6 +36,7 @@ def refuse_contradictions(ctx: click.Context, words: Sequence[str]) -> None:
         _refuse_repeated(given)
     except InvalidTask as error:
         raise click.UsageError(str(error), ctx) from None
+    return given, rest, order
 
 
 def _names_stdin(payload: object) -> bool:
@@ -39,7 +45,7 @@ def _names_stdin(payload: object) -> bool:
     )
 
 
-def _refuse_repeated(given: dict[str, Any]) -> None:
+def _refuse_repeated(given: Mapping[str, Any]) -> None:
     for option in ("label", "env"):
         texts = [*given.get(option, ()), *given.get(f"unset_{option}", ())]
         lines.refuse_repeated(option, texts, given.get("name") if option == "label" else None)

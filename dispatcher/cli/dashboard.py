@@ -78,7 +78,7 @@ class Dashboard:
                 time.sleep(INTERVAL)
 
     def _frame(self, columns: int, height: int) -> tuple[Glance, list[str]]:
-        """Return tasks, and the lines that show them: at most so many, the last ones whole."""
+        """Return tasks, and at most `height` lines that show them, with the last lines."""
         found, standing = self._look(height), self.client.standing()
         below = _last_lines(found, standing, columns)
         while (room := max(1, height - len(below) - 1)) < len(found.seen):

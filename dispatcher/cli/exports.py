@@ -14,7 +14,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.execution import Claim
 from dispatcher.executor_api import worker_environment
 
-#: Variables of a claim that a worker has no need of: they are its stdin, its directory and itself.
+#: Variables for a shell alone: a worker has them as its stdin, its directory and its command.
 PAYLOAD = "DISPATCHER_PAYLOAD"
 CWD = "DISPATCHER_CWD"
 COMMAND = "DISPATCHER_COMMAND"

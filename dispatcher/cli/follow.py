@@ -10,7 +10,7 @@ from dispatcher.cli import render
 from dispatcher.cli.output import RunOutput, print_end
 from dispatcher.client import Client
 from dispatcher.model import Run
-from dispatcher.operations.waiting import POLL, is_at_rest
+from dispatcher.operations.waiting import POLL, is_done
 
 #: Seconds between two looks at a file.
 FILE_POLL = 0.1
@@ -32,7 +32,7 @@ def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) 
 def await_run(store: Client, task_id: int) -> None:
     """Print that a task has not run yet, and wait for its first run, or its end without one."""
     task = store.task(task_id)
-    if task is not None and not is_at_rest(task) and not store.runs(task_id):
+    if task is not None and not is_done(task) and not store.runs(task_id):
         why = f"{task.state}, {render.plain(task.reason)}"
         click.echo(
             f"dispatcher: task {task_id} has not run yet: {why}; waiting until it does", err=True
@@ -83,7 +83,7 @@ def _next_run(store: Client, task_id: int, fence: int = 0) -> Run | None:
         later = [one for one in store.runs(task_id) if one.fence > fence]
         if later:
             return later[0]
-        if is_at_rest(task):
+        if is_done(task):
             return None
         time.sleep(POLL)
 

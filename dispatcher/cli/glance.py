@@ -14,7 +14,7 @@ from dispatcher.cli.tables import CommandCell
 from dispatcher.execution import LOCAL
 from dispatcher.host import output_files
 from dispatcher.model import FINISHED, Run, Task, TaskState
-from dispatcher.obstacles import AT_REST, Obstacle, Standing
+from dispatcher.obstacles import BY_STATE, Obstacle, Standing
 from dispatcher.store.glance import GROUPS, MOST_BEFORE, Glance, Seen
 from dispatcher.times import StoreTime, WallTime
 
@@ -51,7 +51,7 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What all rows are seen with."""
+    """The facts that all rows need."""
 
     standing: Standing
     obstacle: Callable[[Task], Obstacle | None]
@@ -64,7 +64,6 @@ class View:
         return self.standing.now
 
     def when(self, time: StoreTime | None) -> str:
-        """Return a time for people."""
         return render.time(time, self.standing.calendar, absolute=self.absolute)
 
 
@@ -76,7 +75,7 @@ def obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
         return standing.queue_obstacles(queue)[0].obstacle
 
     def obstacle(task: Task) -> Obstacle | None:
-        return of_queue(task.queue) if task.state is TaskState.READY else AT_REST.get(task.state)
+        return of_queue(task.queue) if task.state is TaskState.READY else BY_STATE.get(task.state)
 
     return obstacle
 
@@ -195,7 +194,7 @@ def _of_ready(seen: Seen, view: View) -> Iterator[str]:
 
 
 def _reason(task: Task, run: Run | None) -> str:
-    """Return why a task is at rest, with the exit code if that adds something."""
+    """Return why a task is held or over, with the exit code if that adds something."""
     charged = f" (attempt {task.attempts_used} of {task.max_attempts})"
     reason = task.reason.removesuffix(charged)
     if reason != task.reason and task.attempts_used > 1:

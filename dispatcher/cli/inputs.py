@@ -12,7 +12,7 @@ from dispatcher.task_checks import MAX_PAYLOAD
 
 
 def lines(source: str) -> Iterator[bytes]:
-    """Yield the lines of a file or stdin, of a longer one than `LONGEST` what is too much."""
+    """Yield the lines of a file or stdin, those longer than `LONGEST` in pieces."""
     with _opened("from", source) as file:
         while line := file.readline(LONGEST + 1):
             yield line

@@ -58,7 +58,7 @@ NAME = "name"
 #: Bytes of a line: more than any task needs, even with every character escaped.
 LONGEST = 16 * 1024 * 1024
 
-#: Keys of lines to remember; memory holds so many of any file.
+#: Keys of lines remembered at most; bounds memory.
 _MOST_KEYS = 20_000
 
 #: Keys by the names that `list --json` prints.
@@ -134,7 +134,6 @@ def _is_comment(line: bytes) -> bool:
 
 
 def _shell(line: bytes) -> dict[str, Any]:
-    """Return the fields of a line of shell."""
     text = line.strip()
     if text.startswith(b'{"'):
         raise InvalidTask("is JSON, after lines of shell; submit both in files of their own")

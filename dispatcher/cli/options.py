@@ -37,19 +37,38 @@ urgent_option = click.option(
 )
 
 
-def at_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option that sets `delay` by a time of the clock."""
+queue_option = click.option(
+    "--queue",
+    "-q",
+    metavar="NAME",
+    shell_complete=offered("queues"),
+    help="Queue [default: as configured].",
+)
+
+
+def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --delay, and --at, which sets `delay` by a time of the clock; the later one counts."""
 
     @wraps(command)
-    def with_delay(*, delay: int | None, at: int | None, **others: Any) -> Any:
-        return command(delay=delay if at is None else at, **others)
+    def with_delay(**given: Any) -> Any:
+        # Options come in the order in which they were typed, those of a script first.
+        starts = [given.pop(name) for name in [*given] if name in {"at", "delay"}]
+        delay = next((start for start in reversed(starts) if start is not None), None)
+        return command(delay=delay, **given)
 
-    return click.option(
+    at = click.option(
         "--at",
         type=START,
         metavar="TIME",
         help='Start no earlier: the next "23:00", or a date, e.g. "2026-08-01T06:00".',
-    )(with_delay)
+    )
+    delay = click.option(
+        "--delay",
+        type=DURATION,
+        metavar="DURATION",
+        help='Start no earlier than this from now, e.g. "90s", "2h".',
+    )
+    return delay(at(with_delay))
 
 
 def queues_options(offer: str, every: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -101,6 +120,7 @@ def examples(*lines: str) -> str:
 
 
 _LIMITS = {
+    "lease-ttl": "How long a claim lasts without a heartbeat.",
     "run-timeout": "End a run that lasts longer: timed_out.",
     "stall-timeout": "End a run without new progress or output for this long: stalled.",
     "start-timeout": "End a run without a first heartbeat for this long: lost. With --liveness "

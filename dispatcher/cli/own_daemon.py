@@ -173,7 +173,7 @@ def _plain_lines(log: Path, began: int) -> list[str]:
 
 @contextmanager
 def _end_of(pid: int | None) -> Iterator[select.poll | None]:
-    """Give what becomes readable when a process ends; None for one that is not visible."""
+    """Give a poll object that is ready when a process ends; None for an invisible process."""
     try:
         process = None if pid is None else os.pidfd_open(pid)
     except ProcessLookupError:

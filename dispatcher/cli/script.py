@@ -1,14 +1,13 @@
 """`submit --script`: a script whose first comments hold options, in lines with a mark."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dispatcher.cli import lines
-from dispatcher.cli.contradictions import refuse_contradictions
+from dispatcher.cli.contradictions import parsed
 from dispatcher.errors import InvalidTask
 
 #: The first word of a line with options.
@@ -25,16 +24,11 @@ class ScriptCommand(click.Command):
     """A command whose --script puts the options of the script before those that were typed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the script's options first, so that those of the command line win."""
+        """Put the script's options first, so that those of the command line win."""
         if not ctx.resilient_parsing:
-            refuse_contradictions(ctx, args)
-        if any(word.startswith("--script") for word in args) and not ctx.resilient_parsing:
-            typed = self.make_parser(ctx).parse_args([*args])[0]
+            typed, *_ = parsed(ctx, args)
             if isinstance(path := typed.get("script"), str):
-                rest = super().parse_args(ctx, [*self._options_of(ctx, path), *args])
-                for name, other in (("at", "delay"), ("delay", "at")):
-                    ctx.params[other] = None if name in typed else ctx.params[other]
-                return rest
+                args = [*self._options_of(ctx, path), *args]
         return super().parse_args(ctx, args)
 
     def _options_of(self, ctx: click.Context, path: str) -> list[str]:
@@ -42,37 +36,32 @@ class ScriptCommand(click.Command):
         found: list[str] = []
         for number, words in options_of(path):
             try:
-                self._check_line(ctx, words)
-                refuse_contradictions(ctx, [*found, *words])
+                found = _checked(ctx, [*found, *words])
             except click.UsageError as error:
                 raise InvalidTask(f"script: {path}:{number}: {error.format_message()}") from None
             except InvalidTask as error:
                 raise InvalidTask(f"script: {path}:{number}: {error}") from None
-            found += words
         return found
 
-    def _check_line(self, ctx: click.Context, words: list[str]) -> None:
-        """Check the options of a line. Raises `InvalidTask`, and `UsageError` as click does."""
-        given, rest, order = self.make_parser(ctx).parse_args([*words])
-        options = [option for param in order for option in param.opts]
-        if wrong := [option for option in options if option in _NOT_IN_SCRIPTS]:
-            problem = f"{wrong[0]!r} does not belong into a script"
-            raise InvalidTask(f"{problem}; give it on the command line")
-        command = given.get("command")
-        wrong = [*(command if isinstance(command, tuple) else ()), *rest]
-        if wrong or "--" in words:
-            problem = f"{(*wrong, '--')[0]!r} does not belong into this line"
-            raise InvalidTask(f"{problem}; write options in it")
-        for param in order:
-            if isinstance(param, click.Option):
-                param.type_cast_value(ctx, given[param.name])
-        _check_pairs(given)
 
-
-def _check_pairs(given: Mapping[str, Any]) -> None:
-    """Raise `InvalidTask` for variables and labels of a line that cannot be used."""
+def _checked(ctx: click.Context, words: list[str]) -> list[str]:
+    """Return the words of a script so far. Raises `InvalidTask`, and `UsageError` as click does."""
+    given, rest, order = parsed(ctx, words)
+    options = [option for param in order for option in param.opts]
+    if wrong := [option for option in options if option in _NOT_IN_SCRIPTS]:
+        problem = f"{wrong[0]!r} does not belong into a script"
+        raise InvalidTask(f"{problem}; give it on the command line")
+    command = given.get("command")
+    wrong = [*(command if isinstance(command, tuple) else ()), *rest]
+    if wrong or "--" in words:
+        problem = f"{(*wrong, '--')[0]!r} does not belong into this line"
+        raise InvalidTask(f"{problem}; write options in it")
+    for param in order:
+        if isinstance(param, click.Option):
+            param.type_cast_value(ctx, given[param.name])
     lines.variables(given.get("env", ()), os.environ)
     lines.named(given.get("name"), lines.pairs("label", given.get("label", ())))
+    return words
 
 
 def options_of(path: str) -> Iterator[tuple[int, list[str]]]:

@@ -13,8 +13,9 @@ from typing import Any, TextIO
 
 import click
 
-from dispatcher.cli import lines, render
-from dispatcher.cli.param_types import DURATION, TEXT, TaskIds, offered
+from dispatcher.cli import render
+from dispatcher.cli.filters import filter_options
+from dispatcher.cli.param_types import DURATION, TaskIds
 from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.config.section import LEAST_RETENTION
@@ -34,81 +35,41 @@ def selected(
     offers: Collection[TaskState] | None = None,
     older_than: str = "Submitted at least this long ago.",
     required: bool = True,
-    queue: str = "--queue",
-    label: str = "--label",
+    queue: tuple[str, ...] = ("--queue", "-q"),
+    label: tuple[str, ...] = ("--label", "-l"),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what adds ids, ranges and filters to a verb, which receives one `selection`.
 
-    A filter can name some of the `states`; `usual` is the help's text for those that it takes
-    otherwise. A shell offers ids of tasks in the states `offers` [default: `states`]. `queue` and
-    `label` name two options, for a verb that has others of these names.
+    A shell offers ids of tasks in the states `offers` [default: `states`]. For the others see
+    `filter_options`.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
-        def with_selection(**given: Any) -> Any:
-            selection = _selection(**{name: given.pop(name) for name in _NAMES})
+        def with_selection(
+            *, tasks: Sequence[int | range], wanted: TaskFilter, age_ms: int | None, **given: Any
+        ) -> Any:
+            ids = tuple(dict.fromkeys(one for one in tasks if isinstance(one, int)))
+            ranges = tuple(one for one in tasks if isinstance(one, range))
+            selection = Selection(ids=ids, ranges=ranges, wanted=wanted, older_than_ms=age_ms)
             if required and selection == Selection():
-                raise click.UsageError(_MISSING.format(queue))
+                raise click.UsageError(_MISSING.format(queue[0]))
             if not given.get("dry_run", True):
                 _refuse_everything(selection)
             return command(selection=selection, **given)
 
-        decorated: Callable[..., Any] = with_selection
-        for add in reversed(_filters(states, usual, older_than, queue, label)):
-            decorated = add(decorated)
+        age = click.option(
+            "--older-than", "age_ms", type=DURATION, metavar="DURATION", help=older_than
+        )
+        filters = filter_options(states, usual=usual, queue=queue, label=label)
         ids = TaskIds(offers or states)
-        return click.argument("tasks", metavar="ID...", type=ids, nargs=-1)(decorated)
+        argument = click.argument("tasks", metavar="ID...", type=ids, nargs=-1)
+        return argument(filters(age(with_selection)))
 
     return decorate
 
 
-#: The parameters that make a selection.
-_NAMES = ("tasks", "in_queue", "profile", "with_label", "text", "state", "older_than")
-
-_SHORT = {"--queue": ("-q",), "--label": ("-l",)}
-
 _MISSING = "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. {} NAME"
-
-
-def _filters(
-    states: Collection[TaskState], usual: str, older_than: str, queue: str, label: str
-) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    return [
-        click.option(
-            *_with_short(queue),
-            "in_queue",
-            type=TEXT,
-            metavar="NAME",
-            shell_complete=offered("queues"),
-            help="Only this queue.",
-        ),
-        click.option(
-            "--profile",
-            type=TEXT,
-            metavar="NAME",
-            shell_complete=offered("profiles"),
-            help="Only tasks of this profile.",
-        ),
-        click.option(
-            *_with_short(label),
-            "with_label",
-            type=TEXT,
-            metavar="NAME=VALUE",
-            help="Only with this label.",
-        ),
-        click.option(
-            "--text", type=TEXT, metavar="TEXT", help="Only commands or names that contain this."
-        ),
-        click.option(
-            "--state",
-            multiple=True,
-            type=click.Choice([state.value for state in TaskState if state in states]),
-            metavar="STATE",
-            help=f"Only this state. Repeatable. {_names(states)}{usual}.",
-        ),
-        click.option("--older-than", type=DURATION, metavar="DURATION", help=older_than),
-    ]
 
 
 def _refuse_everything(selection: Selection) -> None:
@@ -121,15 +82,6 @@ def _refuse_everything(selection: Selection) -> None:
     )
 
 
-def _with_short(option: str) -> tuple[str, ...]:
-    """Return an option with its short one, which `submit` gives the usual names."""
-    return (option, *_SHORT.get(option, ()))
-
-
-def _pair(label: str) -> tuple[str, str]:
-    return next(iter(lines.pairs("label", [label]).items()))
-
-
 def acting(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a verb that may change many tasks: `dry_run` and `yes`."""
     command = click.option(
@@ -138,29 +90,6 @@ def acting(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--dry-run", is_flag=True, help="Change nothing; print which tasks it would be."
     )(command)
-
-
-def _selection(
-    *,
-    tasks: Sequence[int | range],
-    state: Sequence[str],
-    with_label: str | None,
-    in_queue: str | None,
-    older_than: int | None,
-    **others: Any,
-) -> Selection:
-    wanted = TaskFilter(
-        states=frozenset(map(TaskState, state)) or None,
-        label=None if with_label is None else _pair(with_label),
-        queue=in_queue,
-        **others,
-    )
-    return Selection(
-        ids=tuple(dict.fromkeys(one for one in tasks if isinstance(one, int))),
-        ranges=tuple(one for one in tasks if isinstance(one, range)),
-        wanted=wanted,
-        older_than_ms=older_than,
-    )
 
 
 @dataclass(frozen=True, slots=True)

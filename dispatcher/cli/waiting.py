@@ -10,7 +10,7 @@ from dispatcher.cli.progress import bar, is_watched
 from dispatcher.client import Client
 from dispatcher.execution import LOCAL
 from dispatcher.model import Run, Task, TaskState
-from dispatcher.operations.waiting import Rest, are_at_rest, deadline
+from dispatcher.operations.waiting import AwaitedTasks, are_done, deadline
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.selection import merged
 
@@ -24,27 +24,27 @@ _MOST_DUE = 1_000
 def wait_for(
     store: Client, task_ids: Sequence[int], *, any_one: bool = False, timeout_ms: int | None = None
 ) -> dict[int, TaskState | None]:
-    """Wait until all tasks rest, or one; print each that did not succeed, with the reason.
+    """Wait until all tasks are done, or one; print each that did not succeed, with the reason.
 
-    Return the states of those that rest; a deleted one has none. On Ctrl-C, print what goes on and
-    raise `click.Abort`.
+    Return the states of those that are done; a deleted one has none. On Ctrl-C, print what goes on
+    and raise `click.Abort`.
     """
-    is_idle = are_at_rest(store.store, task_ids)
+    is_idle = are_done(store.store, task_ids)
     if not is_idle and (standing := store.standing()).daemon == "not running":
         _print(f"no daemon runs here; it waits: {standing.start_command}")
     if is_watched() and len(task_ids) <= _MOST_DUE:
         _report_not_due(store, task_ids)
-    rest, until = Rest(store.store, task_ids), deadline(timeout_ms)
+    awaited, until = AwaitedTasks(store.store, task_ids), deadline(timeout_ms)
     try:
         with bar("done", len(task_ids)) as progressed:
-            rest.wait(any_one=any_one, until=until, report=progressed)
+            awaited.wait(any_one=any_one, until=until, report=progressed)
     except KeyboardInterrupt:
-        _print(remaining_text(remaining(task_ids, rest.states)))
+        _print(remaining_text(remaining(task_ids, awaited.states)))
         raise click.Abort from None
-    for task_id, state in rest.states.items():
+    for task_id, state in awaited.states.items():
         if state is not TaskState.SUCCEEDED:
             _print(_failure_text(store, task_id, state))
-    return rest.states
+    return awaited.states
 
 
 def _report_not_due(store: Client, task_ids: Sequence[int]) -> None:
@@ -84,9 +84,8 @@ def _look(task: Task, run: Run | None) -> str:
     return f"dispatcher {'logs' if wrote else 'why'} {task.id}"
 
 
-def remaining(task_ids: Sequence[int], rested: Mapping[int, object]) -> list[int]:
-    """Return which tasks do not rest."""
-    return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]
+def remaining(task_ids: Sequence[int], done: Mapping[int, object]) -> list[int]:
+    return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in done]
 
 
 def remaining_text(task_ids: Sequence[int]) -> str:

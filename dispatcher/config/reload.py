@@ -42,7 +42,7 @@ class Reloaded(NamedTuple):
 
 
 def file_of(before: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the file that a reload reads: that of before, else one that is found by now."""
+    """Return the file that a reload reads: the same as before, or one that appeared since."""
     return before or find(None, environ)[0]
 
 

@@ -24,5 +24,4 @@ def named_tables() -> dict[str, type[Section]]:
 
 
 def key_types(section: type[Section]) -> dict[str, object]:
-    """Return the type of each key of a section."""
     return {field.encode_name: field.type for field in msgspec.structs.fields(section)}

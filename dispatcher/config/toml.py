@@ -37,7 +37,7 @@ _ENTRY = re.compile(
     r"""\s*(?:(?P<bare>[A-Za-z0-9_-]+)|"(?P<double>[^"\\]*)"|'(?P<single>[^']*)')\s*="""
 )
 
-#: A text, or a comment, in which quotes begin none.
+#: A text, or a comment: quotes inside it begin no other text.
 _TEXT = re.compile(
     r"""\"{3}(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*""",
     re.DOTALL,
@@ -133,7 +133,7 @@ def _emptied(text: re.Match[str]) -> str:
 
 
 def _path(header: str) -> tuple[str, ...] | None:
-    """Return the path of a header like `[queues."a.b"]`; None: it is none."""
+    """Return the path of a header like `[queues."a.b"]`; None for any other line."""
     try:
         table = tomllib.loads(header)
     except ValueError:  # a list in a list

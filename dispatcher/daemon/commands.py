@@ -31,9 +31,9 @@ class ControlRequest(msgspec.Struct):
 
     op: str
     file: str | None = None
-    """Of a reload: the path without links of the file that is meant; None: the daemon's own."""
+    """The file to reload, as a path without links; None: the daemon's own."""
     how: Stop | None = None
-    """Of a stop; None: as configured."""
+    """How to stop; None: as configured."""
 
 
 class Commands:
@@ -54,7 +54,7 @@ class Commands:
         self.file: Path | None = None
         """The file of the configuration in force; None: built-in defaults."""
         self.mistakes: Sequence[str] = ()
-        """Those of profiles in that file."""
+        """The mistakes of profiles in that file."""
         self._supervisor = supervisor
         self._reconfigure = reconfigure
         self._output_report = output_report
@@ -104,7 +104,7 @@ class Commands:
         )
 
     def _stop(self, how: Stop) -> None:
-        """Begin to stop, unless it has begun: a request made twice hurries nothing."""
+        """Begin to stop, unless it has begun: a second request ends no run sooner."""
         if how is Stop.AT_ONCE or self._supervisor.report(at=instant()).stopping is None:
             self._begin_stop(how, at=instant())
 

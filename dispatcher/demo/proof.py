@@ -21,8 +21,6 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ProofCheck:
-    """One promise."""
-
     what: str
     expected: object
     actual: object

@@ -19,8 +19,6 @@ _MOST_DIGITS = 18
 
 
 class Directory:
-    """The directory of the sockets."""
-
     def __init__(self, path: Path) -> None:
         self.path = str(path)
 

@@ -82,7 +82,7 @@ class Notices:
         self._server = server
         self._channels: dict[wire.RunUid, RunChannel] = {}
         self._by_descriptor: dict[int, RunChannel] = {}
-        self._resting: dict[wire.RunUid, RunChannel] = {}
+        self._unwatched: dict[wire.RunUid, RunChannel] = {}
         self._news: dict[wire.RunUid, RunChannel] = {}
         self._sent_at = LONG_AGO
         Directory(self._directory).restore()
@@ -99,7 +99,7 @@ class Notices:
     @property
     def due(self) -> Instant:
         """When to read or send even if nothing happens."""
-        due = min((channel.window_ends for channel in self._resting.values()), default=NEVER)
+        due = min((channel.window_ends for channel in self._unwatched.values()), default=NEVER)
         if self._news and self._server.connected:
             due = min(due, self._send_at)
         return due
@@ -126,12 +126,14 @@ class Notices:
         """Read a run's new socket too; a program may be connected to the one before."""
         channel.nameless.append(before)
         self._by_descriptor[now.fileno()] = channel
-        self._resting[channel.uid] = channel  # which ends with all of them watched
+        self._unwatched[channel.uid] = (
+            channel  # until its window ends: then all of them are watched
+        )
         if len(channel.nameless) > MOST_NAMELESS:
             self._close_socket(channel.nameless.pop(0))
 
     def _close_socket(self, one: socket.socket) -> None:
-        with suppress(OSError):  # it rests
+        with suppress(OSError):  # it is not watched
             self._kernel.ignore(one.fileno())
         del self._by_descriptor[one.fileno()]
         one.close()
@@ -142,7 +144,7 @@ class Notices:
         if channel is None or not channel.open:
             return
         channel.open = False
-        self._resting.pop(uid, None)
+        self._unwatched.pop(uid, None)
         for one in channel.sockets:
             self._close_socket(one)
         with suppress(OSError):
@@ -156,26 +158,26 @@ class Notices:
 
     def receive(self, ready: Iterable[int], at: Instant) -> Iterator[tuple[wire.RunUid, Instant]]:
         """Read what came; yield the runs that request more time, and until when."""
-        for channel in [c for c in self._resting.values() if c.window_ends <= at]:
+        for channel in [c for c in self._unwatched.values() if c.window_ends <= at]:
             try:
                 for one in channel.sockets:
                     self._kernel.watch(one.fileno())
             except OSError:  # the host is short of something
                 channel.window_ends = Instant(at + WINDOW)
             else:
-                del self._resting[channel.uid]
+                del self._unwatched[channel.uid]
         for descriptor in ready:
             if found := self._by_descriptor.get(descriptor):
                 yield from self._read(found, self._allowed(found, at), at)
                 if found.read >= READS:
-                    self._rest(found)
+                    self._unwatch(found)
 
-    def _rest(self, channel: RunChannel) -> None:
+    def _unwatch(self, channel: RunChannel) -> None:
         """Read a run no more until its window ends."""
         for one in channel.sockets:
-            with suppress(OSError):  # it rests already
+            with suppress(OSError):  # it is not watched already
                 self._kernel.ignore(one.fileno())
-        self._resting[channel.uid] = channel
+        self._unwatched[channel.uid] = channel
 
     def read_rest(self, uid: wire.RunUid, at: Instant) -> list[Instant]:
         """Read and send what a run wrote before its end is reported or begun.

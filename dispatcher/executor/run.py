@@ -51,7 +51,7 @@ class TrackedRun:
     longest: float | None = None
     """Latest instant to which the worker itself may move its run time-out; None: it may not."""
     until: float | None = None
-    """Instant until which the worker requested to go on."""
+    """The end of the extension that the worker requested."""
     exit: wire.Exit | None = None
     """The leader's end; complete, with the tree's usage, once the run is gone."""
     ended_by: str | None = None

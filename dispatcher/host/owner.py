@@ -68,7 +68,7 @@ def installable_name(uid: int) -> str:
     return shlex.quote(name_of(uid).removeprefix("#"))
 
 
-def note_became(owner: Owner) -> None:
+def remember_became(owner: Owner) -> None:
     """Record that this process became a user for good."""
     _became.append(owner)
 

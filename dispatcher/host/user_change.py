@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from dispatcher.errors import ConfigError
-from dispatcher.host.owner import Owner, note_became, refused
+from dispatcher.host.owner import Owner, refused, remember_became
 
 _PR_SET_DUMPABLE: Final = 4
 
@@ -37,7 +37,7 @@ def become(owner: Owner, state_dir: Path) -> None:
         os.setresuid(owner.uid, owner.uid, owner.uid)
     except OSError as error:
         raise refused(owner, state_dir) from error
-    note_became(owner)
+    remember_became(owner)
     # Without an entry, as in container runtimes: no name, and a home that exists.
     os.environ["HOME"] = "/" if entry is None else entry.pw_dir
     for name in ("USER", "LOGNAME"):

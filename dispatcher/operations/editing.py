@@ -12,7 +12,6 @@ from dispatcher.model import FINISHED, Liveness, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
-from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -174,7 +173,7 @@ def _typed(edits: TaskEdits) -> TaskEdits:
     for name in values.keys() & {"env", "labels"}:
         values[name] = _without_none(values[name])
     if (signal := values.get("kill_signal")) is not None:
-        typed["kill_signal"] = values["kill_signal"] = _signal_number(signal)
+        typed["kill_signal"] = values["kill_signal"] = task_checks.signal_number(signal)
     if (delay_ms := values.pop("delay_ms", None)) is not None:  # it is checked with its task's time
         task_checks.check_number("delay", delay_ms, Milliseconds(0), LONGEST)
     task_checks.checked(NewTask(**{**_ANY, **values}))
@@ -256,10 +255,3 @@ def _check_size(store: Store, after: Task) -> None:
             f"env: with its submitter's environment more than {most} bytes in all; give less, or"
             " name a file that holds it"
         )
-
-
-def _signal_number(given: object) -> int:
-    try:
-        return signal_names.parse(given)
-    except ValueError as error:
-        raise InvalidTask(f"kill_signal: {error}") from None

@@ -37,7 +37,7 @@ def prune(
     states: Collection[TaskState],
     report: Callable[[int], object],
 ) -> Pruned:
-    """Delete tasks that finished before a time, so that it ends, however fast others finish."""
+    """Delete the tasks that finished before a time; those that finish meanwhile stay."""
     return _removed(_batches(store, config, before, states), config, report)
 
 

@@ -1,4 +1,4 @@
-"""Waits until tasks rest: finished or held, so that nothing happens to them until a person acts."""
+"""Waits until tasks are done: finished, or held for a person."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,12 +20,12 @@ _BATCH = 2000
 _GAP = 8
 
 
-def is_at_rest(task: Task | None) -> bool:
-    """Return whether nothing happens to a task until a person acts; a deleted one is None."""
-    return task is None or _rests(task.state)
+def is_done(task: Task | None) -> bool:
+    """Return whether a task is finished, held or deleted (None): it does nothing by itself."""
+    return task is None or _is_done(task.state)
 
 
-def _rests(state: TaskState | None) -> bool:
+def _is_done(state: TaskState | None) -> bool:
     return state is None or state in FINISHED or state is TaskState.HELD
 
 
@@ -34,8 +34,8 @@ def deadline(timeout_ms: int | None) -> Instant:
     return NEVER if timeout_ms is None else Instant(instant() + timeout_ms / 1000)
 
 
-class Rest:
-    """Which of some tasks rest: their states by id, None for a deleted one."""
+class AwaitedTasks:
+    """Tasks to wait for, and the states of those that are done: by id, None for a deleted one."""
 
     def __init__(self, store: ReaderStore, task_ids: Iterable[int]) -> None:
         self.states: dict[int, TaskState | None] = {}
@@ -45,10 +45,10 @@ class Rest:
     def wait(
         self, *, any_one: bool = False, until: Instant = NEVER, report: Callable[..., object] = bool
     ) -> None:
-        """Wait until all rest, or any one; no longer than `until`, with a last look at all.
+        """Wait until all are done, or any one; no longer than `until`, with a last look at all.
 
-        One that rests may be released or retried: those are read again before all rest. `report`
-        is called with how many do.
+        A task that is done may be released or retried: such tasks are read again at the end.
+        `report` is called with the number of those that are done.
         """
         wanted = self._ids
         while wanted:
@@ -72,7 +72,7 @@ class Rest:
         """Read the states of tasks, with a turn for the caller after each snapshot."""
         for read in _read(self._store, task_ids):
             for task_id, state in read.items():
-                if not _rests(state):
+                if not _is_done(state):
                     self.states.pop(task_id, None)
                 elif state is not None or self.states.get(task_id) not in FINISHED:
                     self.states[task_id] = state
@@ -82,14 +82,13 @@ class Rest:
         return [one for one in self._ids if one not in self.states]
 
     def _changeable(self) -> list[int]:
-        """Return the tasks that rest now, but may run again."""
+        """Return the tasks that are done now, but may run again."""
         final = (TaskState.SUCCEEDED, None)
         return [one for one, state in self.states.items() if state not in final]
 
 
-def are_at_rest(store: ReaderStore, task_ids: Iterable[int]) -> bool:
-    """Return whether tasks rest, as `is_at_rest`."""
-    return all(_rests(state) for read in _read(store, task_ids) for state in read.values())
+def are_done(store: ReaderStore, task_ids: Iterable[int]) -> bool:
+    return all(_is_done(state) for read in _read(store, task_ids) for state in read.values())
 
 
 def missing(store: ReaderStore, task_ids: Iterable[int]) -> int | None:

@@ -85,7 +85,7 @@ class ReaderStore(Transactions, Protocol):
         """Return one task, without its payload if that is not needed: it may be long."""
 
     def tasks(self, wanted: TaskFilter) -> list[Task]:
-        """Return tasks, newest first unless the filter says otherwise.
+        """Return tasks, newest first unless the filter has another order.
 
         Reads every row between `after_id` and `before_id` until there are enough: set both.
         """
@@ -310,9 +310,9 @@ class OperatorStore(ReaderStore, Protocol):
         """
 
     def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
-        """Delete at most `limit` rows of those of these tasks that match and have finished.
+        """Delete at most `limit` rows of the given tasks that match and have finished.
 
-        In their order; otherwise as `prune`.
+        Their order is kept; otherwise as `prune`.
         """
 
     def claim_local(

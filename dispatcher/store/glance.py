@@ -47,7 +47,7 @@ class Seen:
     run: Run | None
     """Its last run, without the end of its output."""
     before: int | None
-    """Of a ready task: how many of its queue precede it, counted to `MOST_BEFORE`."""
+    """How many tasks of its queue precede a ready task, counted to `MOST_BEFORE`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

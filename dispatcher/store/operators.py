@@ -93,7 +93,7 @@ class SqlOperator(SqlReader):
         return self._delete(self.engine.rows(sql.FINISHED, {"given": rows_of(rows)}), limit)
 
     def _delete(self, found: Sequence[tuple[int, int]], limit: int) -> Pruned:
-        """Delete at most `limit` rows of tasks, which come with their payloads (in 64 KiB)."""
+        """Delete at most `limit` rows of tasks, given by id and size of payload (in 64 KiB)."""
         rows = rows_of([{"id": task_id} for task_id, _ in found])
         runs: dict[int, int] = dict(
             self.engine.rows(sql.MANY_RUNS, {"given": rows, "limit": limit})

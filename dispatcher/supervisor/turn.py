@@ -117,7 +117,7 @@ class LiveRun:
     """Seconds; None for a run that was opened by hand."""
     watch: Watch | None = None
     extended_until: Instant | None = None
-    """Until when its worker requested to go on, beyond its run time-out."""
+    """The end of the extension that its worker requested, beyond its run time-out."""
     exit_by: Instant | None = None
     """When a worker that declared its end must have exited."""
     pid: int | None = None
@@ -250,7 +250,7 @@ class Turn:
     pending_ends: dict[RunUid, wire.Exited | wire.StartFailed] = field(default_factory=dict)
     """Ends not settled yet: those of a turn are settled together."""
     extended: dict[RunUid, Instant] = field(default_factory=dict)
-    """Until when runs requested to go on in this turn; memory has it only after the commit."""
+    """The extensions requested in this turn; memory has them only after the commit."""
     closed: set[RunUid] = field(default_factory=set)
     abandoned: bool = False
     """Whether a claim that is not this node's has ended: settle it now, not at the next scan."""

@@ -1,7 +1,6 @@
 """`Client.wait`, in virtual time: each look at the store is followed by what the test does."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,6 @@ from dispatcher.model import TaskState
 from dispatcher.operations import waiting
 from dispatcher.store.readers import SqlReader
 from dispatcher.times import Instant
-from tests.command import Command
 
 
 class Days:
@@ -35,20 +33,12 @@ def days(monkeypatch: pytest.MonkeyPatch) -> Days:
     return days
 
 
-@pytest.fixture
-def client(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Client]:
-    with Command(tmp_path, capsys, monkeypatch).client() as client:
-        yield client
-
-
 def submitted(client: Client, many: int) -> list[int]:
     return [client.submit(command=["true"]).task_id for _ in range(many)]
 
 
-def states(rested: dict[int, object]) -> dict[int, object]:
-    return {one: getattr(task, "state", None) for one, task in rested.items()}
+def states(done: dict[int, object]) -> dict[int, object]:
+    return {one: getattr(task, "state", None) for one, task in done.items()}
 
 
 def nothing() -> None:
@@ -62,23 +52,23 @@ def test_a_wait_ends_when_all_are_finished_held_or_deleted(client: Client, days:
     )
     seen: list[int] = []
 
-    rested = client.wait([third, first, second, first], report=seen.append)
+    done = client.wait([third, first, second, first], report=seen.append)
 
-    assert {first: "cancelled", second: "held", third: "cancelled"} == states({**rested})
+    assert {first: "cancelled", second: "held", third: "cancelled"} == states({**done})
     assert seen == sorted(seen)
     assert 3 == seen[-1]
     assert {waiting.POLL} == {*days.waits}
 
 
-def test_a_deleted_task_rests(client: Client, days: Days) -> None:
+def test_a_deleted_task_is_done(client: Client, days: Days) -> None:
     first, second = submitted(client, 2)
     client.cancel(second)
     client.prune(older_than_ms=0)
     days.happen = iter([lambda: client.cancel(first)])
 
-    rested = client.wait([first, second, 99_999])
+    done = client.wait([first, second, 99_999])
 
-    assert {first: "cancelled", second: None, 99_999: None} == states({**rested})
+    assert {first: "cancelled", second: None, 99_999: None} == states({**done})
 
 
 def test_a_wait_for_any_ends_with_the_first(client: Client, days: Days) -> None:
@@ -102,7 +92,7 @@ def test_a_wait_for_any_of_very_many_looks_at_each_before_it_sleeps(
 
 
 @pytest.mark.parametrize("again", [Client.release, Client.retry])
-def test_a_task_that_rests_no_longer_is_waited_for_again(
+def test_a_task_that_is_no_longer_done_is_waited_for_again(
     client: Client, days: Days, again: Callable[[Client, int], object]
 ) -> None:
     first, second, third = submitted(client, 3)
@@ -118,9 +108,9 @@ def test_a_task_that_rests_no_longer_is_waited_for_again(
     )
     seen: list[int] = []
 
-    rested = client.wait([first, second, third], report=seen.append)
+    done = client.wait([first, second, third], report=seen.append)
 
-    assert dict.fromkeys((first, second, third), "cancelled") == states({**rested})
+    assert dict.fromkeys((first, second, third), "cancelled") == states({**done})
     assert (2, 3) == (seen[0], seen[-1])
     assert 4 == len(days.waits)
 
@@ -133,7 +123,7 @@ def test_after_the_time_out_a_released_task_is_not_done(client: Client, days: Da
     assert {} == client.wait([first, second], timeout_ms=100)
 
 
-def test_of_very_many_tasks_each_is_watched_and_keeps_its_end_when_it_is_deleted(
+def test_each_of_very_many_tasks_is_watched_and_keeps_its_end_when_it_is_deleted(
     client: Client, days: Days, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "_BATCH", 2)
@@ -151,11 +141,11 @@ def test_of_very_many_tasks_each_is_watched_and_keeps_its_end_when_it_is_deleted
             lambda: [client.cancel(one) for one in others[1:]],
         ]
     )
-    rest = waiting.Rest(client.store, [*others, last])
+    awaited = waiting.AwaitedTasks(client.store, [*others, last])
 
-    rest.wait()
+    awaited.wait()
 
-    assert {last: "succeeded", **dict.fromkeys(others, "cancelled")} == rest.states
+    assert {last: "succeeded", **dict.fromkeys(others, "cancelled")} == awaited.states
 
 
 def test_a_wait_reads_states_of_the_wanted_tasks_alone(
@@ -166,12 +156,12 @@ def test_a_wait_reads_states_of_the_wanted_tasks_alone(
         client.hold(one)
     wanted = [ids[-1], ids[0], ids[2]]
     monkeypatch.delattr(SqlReader, "task")  # it reads the payload
-    rest = waiting.Rest(client.store, wanted)
+    awaited = waiting.AwaitedTasks(client.store, wanted)
 
-    rest.wait()
+    awaited.wait()
 
-    assert dict.fromkeys(wanted, TaskState.HELD) == rest.states
-    assert waiting.are_at_rest(client.store, ids)
+    assert dict.fromkeys(wanted, TaskState.HELD) == awaited.states
+    assert waiting.are_done(client.store, ids)
     assert 99 == waiting.missing(client.store, [*wanted, 99])
 
 
@@ -191,9 +181,9 @@ def test_a_time_out_leaves_out_those_that_go_on(client: Client, days: Days) -> N
     first, second = submitted(client, 2)
     days.happen = iter([lambda: client.cancel(second), nothing, nothing])
 
-    rested = client.wait([first, second], timeout_ms=1_200)
+    done = client.wait([first, second], timeout_ms=1_200)
 
-    assert {second: "cancelled"} == states({**rested})
+    assert {second: "cancelled"} == states({**done})
     assert 1.2 == pytest.approx(sum(days.waits))
 
 
@@ -213,7 +203,7 @@ def test_a_wait_for_nothing_ends_at_once(client: Client, days: Days) -> None:
     assert [] == days.waits
 
 
-def test_a_held_task_waits_for_a_person_and_so_it_rests(client: Client) -> None:
+def test_a_held_task_is_done_as_it_waits_for_a_person(client: Client) -> None:
     (task_id,) = submitted(client, 1)
     client.hold(task_id)
 

@@ -28,6 +28,6 @@ def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool) ->
     takes unfinished tasks only.
 
     A task whose run is ending already is cancelled once that run has ended. A cancelled task stays
-    cancelled; a task that had succeeded or failed stays so, exit code 1.
+    cancelled; one that has succeeded or failed stays as it is, exit code 1.
     """
     request(selection, Intent.CANCEL, dry_run=dry_run, yes=yes, as_json=as_json)

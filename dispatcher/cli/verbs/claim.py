@@ -14,8 +14,8 @@ from dispatcher.calendar import Calendar
 from dispatcher.cli import exports
 from dispatcher.cli.claims import usage_errors, warn_of_end
 from dispatcher.cli.configuration import config_as_owner
-from dispatcher.cli.options import config_option, examples, json_option
-from dispatcher.cli.param_types import DURATION, TaskId, file_names, offered
+from dispatcher.cli.options import config_option, examples, json_option, queue_option
+from dispatcher.cli.param_types import DURATION, TaskId, file_names
 from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
@@ -29,7 +29,7 @@ from dispatcher.errors import (
 )
 from dispatcher.execution import Claim
 from dispatcher.model import TaskState
-from dispatcher.operations.waiting import POLL, is_at_rest
+from dispatcher.operations.waiting import POLL, is_done
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import sleep
 
@@ -55,13 +55,7 @@ class _Wanted:
         "dispatcher claim --queue reviews --wait   # until there is a task",
     ),
 )
-@click.option(
-    "--queue",
-    "-q",
-    metavar="NAME",
-    shell_complete=offered("queues"),
-    help="Queue [default: as configured].",
-)
+@queue_option
 @click.option(
     "--task", "task_id", type=TaskId({TaskState.READY}), metavar="ID", help="Claim this task."
 )
@@ -104,7 +98,7 @@ def command(*, wait: bool, **given: Any) -> None:
 
 
 def _claim_when_there_is_one(store: Client, config: Config, wanted: _Wanted) -> None:
-    """Claim and print a task; wait for one, unless the named one rests until a person acts.
+    """Claim and print a task; wait for one, unless the named one is done.
 
     Also wait while the store does not answer, as another process may write for long.
     """
@@ -114,7 +108,7 @@ def _claim_when_there_is_one(store: Client, config: Config, wanted: _Wanted) -> 
         try:
             if _claim(store, config, wanted):
                 return
-            if wanted.task_id is not None and is_at_rest(store.task(wanted.task_id)):
+            if wanted.task_id is not None and is_done(store.task(wanted.task_id)):
                 raise DispatcherError(_why_not(store, config, wanted))
             why = "" if kind in reported else _why_not(store, config, wanted)
         except QueuePaused as error:

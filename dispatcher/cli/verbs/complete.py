@@ -3,13 +3,7 @@
 import click
 import msgspec
 
-from dispatcher.cli.claims import (
-    claim_options,
-    lock_of,
-    print_answer,
-    report_to_daemon,
-    usage_errors,
-)
+from dispatcher.cli.claims import claim_options, print_answer, report_to_daemon, usage_errors
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.complaints import UNREADABLE, in_words
@@ -20,12 +14,9 @@ from dispatcher.complaints import UNREADABLE, in_words
 @click.option("--result", metavar="JSON", help="The result to keep, for `show`.")
 @json_option
 @config_option
-def command(
-    *, task_id: int, lock: str | None, lock_from_file: str | None, result: str | None, as_json: bool
-) -> int:
+def command(*, task_id: int, lock: str | None, result: str | None, as_json: bool) -> int:
     """Declare that a claimed task succeeded; same exit codes as `heartbeat`."""
     raw = None if result is None else _json(result)
-    lock = lock_of(lock, lock_from_file)
     if reported := report_to_daemon("succeed", task_id, lock, result=raw):
         return print_answer(task_id, reported[0], as_json=as_json)
     with open_client() as store, usage_errors():

@@ -9,16 +9,16 @@ import click
 
 from dispatcher.cli import lines, submitter
 from dispatcher.cli.configuration import config_as_owner
-from dispatcher.cli.contradictions import refuse_contradictions
+from dispatcher.cli.contradictions import parsed
 from dispatcher.cli.options import (
-    at_option,
     config_option,
     examples,
     json_option,
     limit_options,
+    start_options,
     urgent_option,
 )
-from dispatcher.cli.param_types import DURATION, directory_names, offered
+from dispatcher.cli.param_types import directory_names, offered
 from dispatcher.cli.printing import print_json_list
 from dispatcher.cli.progress import bar
 from dispatcher.cli.selection import (
@@ -42,7 +42,7 @@ from dispatcher.selection import Selection
 #: States of tasks that a range or a filter takes unless it names others: those that wait.
 _WAITING = frozenset({TaskState.SCHEDULED, TaskState.READY, TaskState.HELD})
 
-#: Options without which a task can be, as keys of `TaskEdits`.
+#: Options that can be removed from a task, with their keys of `TaskEdits`.
 _UNSET = {
     **{name.replace("_", "-"): f"{name}_ms" for name in (*limits.TIMEOUTS, "kill_grace")},
     "kill-signal": "kill_signal",
@@ -61,7 +61,7 @@ class EditCommand(click.Command):
             at = args.index("--")
             args, ctx.meta[_COMMAND] = args[:at], tuple(args[at + 1 :])
         if not ctx.resilient_parsing:
-            refuse_contradictions(ctx, args)
+            parsed(ctx, args)
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -82,8 +82,8 @@ class EditCommand(click.Command):
 @selected(
     EDITABLE,
     usual="; by default those that wait",
-    queue="--in-queue",
-    label="--with-label",
+    queue=("--in-queue",),
+    label=("--with-label",),
 )
 @click.option(
     "--queue",
@@ -96,10 +96,7 @@ class EditCommand(click.Command):
 @click.option("--priority", "-p", type=int, metavar="N", help="Higher runs first in its queue.")
 @urgent_option
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts before the task fails.")
-@click.option(
-    "--delay", type=DURATION, metavar="DURATION", help="Start no earlier than this from now."
-)
-@at_option
+@start_options
 @click.option("--cwd", metavar="DIR", shell_complete=directory_names, help="Working directory.")
 @click.option(
     "--env",
@@ -111,25 +108,19 @@ class EditCommand(click.Command):
 @click.option("--label", "-l", multiple=True, metavar="NAME=VALUE", help="Set a label. Repeatable.")
 @click.option("--unset-label", multiple=True, metavar="NAME", help="Remove a label. Repeatable.")
 @click.option("--name", "-n", metavar="TEXT", help="Set the label `name`.")
-@click.option(
-    "--lease-ttl",
-    type=DURATION,
-    metavar="DURATION",
-    help="How long a claim lasts without a heartbeat.",
-)
 @limit_options
 @click.option(
     "--unset",
     multiple=True,
     type=click.Choice(list(_UNSET)),
     metavar="OPTION",
-    help=f"Remove what the task was given. Repeatable. {', '.join(_UNSET)}.",
+    help=f"Remove this setting. Repeatable. {', '.join(_UNSET)}.",
 )
 @acting
 @json_option
 @config_option
 def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> None:
-    """Change tasks that do not run; what follows `--` is the new command of one.
+    """Change tasks that do not run. COMMAND replaces the command of one task.
 
     A failed or cancelled task can be changed before its `retry`. A running one keeps what it began
     with: `hold` it first. A new total time-out counts from the submit, or from the last `retry`.

@@ -2,13 +2,7 @@
 
 import click
 
-from dispatcher.cli.claims import (
-    claim_options,
-    lock_of,
-    print_answer,
-    report_to_daemon,
-    usage_errors,
-)
+from dispatcher.cli.claims import claim_options, print_answer, report_to_daemon, usage_errors
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import config_option, examples, json_option, reason_option
 
@@ -19,17 +13,9 @@ from dispatcher.cli.options import config_option, examples, json_option, reason_
 @click.option("--no-retry", is_flag=True, help="Fail it for good, whatever attempts are left.")
 @json_option
 @config_option
-def command(
-    *,
-    task_id: int,
-    lock: str | None,
-    lock_from_file: str | None,
-    reason: str,
-    no_retry: bool,
-    as_json: bool,
-) -> int:
+def command(*, task_id: int, lock: str | None, reason: str, no_retry: bool, as_json: bool) -> int:
     """Declare that a claimed task failed; same exit codes as `heartbeat`."""
-    lock, retry = lock_of(lock, lock_from_file), not no_retry
+    retry = not no_retry
     if reported := report_to_daemon("fail", task_id, lock, reason=reason, retry=retry):
         return print_answer(task_id, reported[0], as_json=as_json)
     with open_client() as store, usage_errors():

@@ -6,7 +6,6 @@ import click
 
 from dispatcher.cli.claims import (
     claim_options,
-    lock_of,
     print_answer,
     report_to_daemon,
     usage_errors,
@@ -34,7 +33,6 @@ def command(
     *,
     task_id: int,
     lock: str | None,
-    lock_from_file: str | None,
     progress: float | None,
     note: str | None,
     as_json: bool,
@@ -44,7 +42,6 @@ def command(
     Exit codes: 0 renewed; 69 the store did not answer, 74 the renewal may or may not be written:
     try again; 79 the claim is no longer yours: stop working on it.
     """
-    lock = lock_of(lock, lock_from_file)
     reported = report_to_daemon("heartbeat", task_id, lock, progress=progress, note=note)
     if reported is not None:
         answer, calendar = reported

@@ -36,6 +36,7 @@ def command(
       the file that installed units name
       for an instance: /etc/dispatcher/NAME.toml
       otherwise: /etc/dispatcher/dispatcher.toml
+
     With --user the directory is ~/.config/dispatcher instead.
 
     A second install changes nothing, or updates the units. If a unit was changed by hand, nothing

@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli import glance, lines, render
+from dispatcher.cli import glance, render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.dashboard import LIMIT, Dashboard, report_more, report_none
+from dispatcher.cli.filters import filter_options
 from dispatcher.cli.options import absolute_option, config_option, examples, json_option
-from dispatcher.cli.param_types import COUNT, MOMENT, TEXT, offered
+from dispatcher.cli.param_types import COUNT, MOMENT
 from dispatcher.cli.printing import print_json, print_json_line
 from dispatcher.client import Client
 from dispatcher.model import Run, Task, TaskFilter, TaskState
@@ -35,30 +36,7 @@ from dispatcher.times import StoreTime, WallTime
         "dispatcher list --limit 1000000 --json-lines | grep big.log",
     )
 )
-@click.option(
-    "--state",
-    multiple=True,
-    type=click.Choice([state.value for state in TaskState]),
-    metavar="STATE",
-    help=f"Only this state. Repeatable. {', '.join(TaskState)}.",
-)
-@click.option(
-    "--queue",
-    "-q",
-    type=TEXT,
-    metavar="NAME",
-    shell_complete=offered("queues"),
-    help="Only this queue.",
-)
-@click.option(
-    "--profile",
-    type=TEXT,
-    metavar="NAME",
-    shell_complete=offered("profiles"),
-    help="Only tasks of this profile.",
-)
-@click.option("--label", "-l", type=TEXT, metavar="NAME=VALUE", help="Only with this label.")
-@click.option("--text", type=TEXT, metavar="TEXT", help="Only commands or names that contain this.")
+@filter_options(list(TaskState))
 @click.option(
     "--since",
     type=MOMENT,
@@ -72,7 +50,8 @@ from dispatcher.times import StoreTime, WallTime
     "--limit",
     type=COUNT,
     metavar="N",
-    help="Maximum to list [default: 20 held, 20 failed, 10 that wait, 10 that are over; else 100].",
+    help="Maximum to list [default: 20 held, 20 failed, 10 that wait, 10 that are over; 100 with"
+    " --state, --oldest-first or --json].",
 )
 @click.option("--oldest-first", is_flag=True, help="By age, the oldest first.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again every two seconds.")
@@ -87,7 +66,10 @@ def command(
     watch: bool,
     as_json: bool,
     json_lines: bool,
-    **given: Any,
+    wanted: TaskFilter,
+    since: int | None,
+    until: int | None,
+    oldest_first: bool,
 ) -> None:
     """List tasks as a person looks for them.
 
@@ -100,7 +82,9 @@ def command(
     if watch and (as_json or json_lines or not sys.stdout.isatty()):
         raise click.UsageError("--watch: needs a terminal, and prints no JSON")
     with open_client() as store:
-        wanted = _filter(store.calendar(), **given)
+        calendar = store.calendar()
+        begin, end = _store_time(since, calendar), _store_time(until, calendar)
+        wanted = replace(wanted, since=begin, until=end, oldest_first=oldest_first)
         if as_json or json_lines:
             _print_json(store, replace(wanted, limit=limit or LIMIT), by_line=json_lines)
             return
@@ -109,24 +93,6 @@ def command(
             shown.watch()
         else:
             shown.print()
-
-
-def _filter(
-    calendar: Calendar,
-    *,
-    state: tuple[str, ...],
-    label: str | None,
-    since: int | None,
-    until: int | None,
-    **others: Any,
-) -> TaskFilter:
-    return TaskFilter(
-        states=frozenset(map(TaskState, state)) or None,
-        label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
-        since=_store_time(since, calendar),
-        until=_store_time(until, calendar),
-        **others,
-    )
 
 
 def _print_json(store: Client, wanted: TaskFilter, *, by_line: bool) -> None:

@@ -22,8 +22,9 @@ from dispatcher.store.open import database_path, is_there, lock_database, open_s
 def command(*, check: bool, as_json: bool) -> int:
     """Bring the database up to date with this dispatcher.
 
-    A daemon does so when it starts; other verbs refuse an older database, as a daemon of the older
-    version may be using it. Make a backup first: there is no way back to the older version.
+    The daemon does this when it starts. Other verbs refuse an older database, because a daemon of
+    the older version may be using it. Make a backup first: there is no way back to the older
+    version.
     """
     config = config_as_owner()
     before, wanted = _schema(config)

@@ -29,8 +29,8 @@ from dispatcher.submission import check_queue
 def command(*, queues: tuple[str, ...], reason: str, as_json: bool) -> None:
     """Stop all claims from these queues. Running tasks go on; submitting stays possible.
 
-    The pause lasts on every node until `resume`; `status` and `why` show it. A queue that begins
-    after `pause --all` is not paused.
+    The pause lasts on every node until `resume`; `status` and `why` show it. A queue that first
+    appears after `pause --all` is not paused.
     """
     for queue in queues:
         check_queue(queue)

@@ -47,8 +47,8 @@ from dispatcher.times import StoreTime
 def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete tasks that finished long ago, with their runs and output files.
 
-    Name them by id, by range (12-40), or by filters, all of which must match. An age below 1s and
-    nothing more means everything that has finished, and requires another filter.
+    Name them by id, by range (12-40), or by filters, all of which must match. An age below 1s
+    matches everything that has finished, and requires another filter.
     """
     config = config_as_owner()
     age = _age(config, selection)

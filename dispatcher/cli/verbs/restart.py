@@ -22,10 +22,10 @@ from dispatcher.errors import ConfigError
 )
 @config_option
 def command() -> int:
-    """Replace the running daemon by one in the background, with the same file.
+    """Replace the running daemon by a new one in the background, with the same file.
 
-    Runs go on: their executor outlives the daemon, and the new one continues them. If none runs,
-    one is started. The configuration is checked before anything is stopped.
+    Runs go on: their executor outlives the daemon, and the new one continues them. If no
+    daemon runs, one is started. The configuration is checked before anything is stopped.
     """
     no_arguments("run a task again", "dispatcher retry")
     config = config_as_owner()

@@ -12,14 +12,15 @@ from dispatcher.cli import inputs, lines, submitter
 from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted, warned
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import (
-    at_option,
     config_option,
     examples,
     json_option,
     limit_options,
+    queue_option,
+    start_options,
     urgent_option,
 )
-from dispatcher.cli.param_types import DURATION, directory_names, file_names, offered
+from dispatcher.cli.param_types import directory_names, file_names, offered
 from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.cli.script import ScriptCommand, command_of
 from dispatcher.client import Client
@@ -56,13 +57,7 @@ _PRINTED = 1_000
     shell_complete=offered("profiles"),
     help="Run this profile of the configuration instead of COMMAND.",
 )
-@click.option(
-    "--queue",
-    "-q",
-    metavar="NAME",
-    shell_complete=offered("queues"),
-    help="Queue [default: as configured].",
-)
+@queue_option
 @click.option(
     "--priority",
     "-p",
@@ -91,10 +86,7 @@ _PRINTED = 1_000
     help="Give the command a clean environment and umask, not those of this shell.",
 )
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
-@click.option(
-    "--delay", type=DURATION, metavar="DURATION", help='Start no earlier, e.g. "90s", "2h".'
-)
-@at_option
+@start_options
 @click.option(
     "--liveness",
     type=click.Choice([kind.value for kind in Liveness]),
@@ -105,12 +97,6 @@ _PRINTED = 1_000
     "--notify/--no-notify",
     default=None,
     help="Give the command a socket of systemd's notify protocol; --liveness worker always does.",
-)
-@click.option(
-    "--lease-ttl",
-    type=DURATION,
-    metavar="DURATION",
-    help="How long the claim lasts without a heartbeat.",
 )
 @limit_options
 @click.option("--payload", metavar="JSON|@FILE|-", help="JSON for the command's stdin.")
@@ -136,7 +122,7 @@ _PRINTED = 1_000
     metavar="FILE",
     shell_complete=file_names,
     help="Run this script with COMMAND as its arguments. Its comments before the first command may "
-    "hold options: #DISPATCHER --queue gpu. The file itself runs, as it is then.",
+    "hold options: #DISPATCHER --queue gpu. The file runs as it is when the task starts.",
 )
 @click.option(
     "--wait",
@@ -251,9 +237,9 @@ def _all_succeed(store: Client, facts: list[dict[str, Any]]) -> bool:
     from dispatcher.cli import waiting  # noqa: PLC0415 - for --wait alone
 
     sys.stdout.flush()
-    rested = waiting.wait_for(store, [one["id"] for one in facts])
+    done = waiting.wait_for(store, [one["id"] for one in facts])
     for one in facts:
-        one.update(waiting.outcome_json(store, one["id"], rested[one["id"]]))
+        one.update(waiting.outcome_json(store, one["id"], done[one["id"]]))
     return all(one["state"] == "succeeded" for one in facts)
 
 

@@ -41,7 +41,7 @@ _UNFINISHED = _ALL - FINISHED
 def command(
     *, selection: Selection, any_one: bool, timeout: Milliseconds | None, as_json: bool
 ) -> int:
-    """Wait until tasks are done: finished, or held, as those wait for a person.
+    """Wait until tasks are done: finished, or held for a person.
 
     Exit code 0 if all that are done have succeeded, 1 if not, 75 if the time is over first.
 
@@ -50,20 +50,20 @@ def command(
     """
     with open_client() as store:
         task_ids = _meant(store, selection)
-        rested = waiting.wait_for(store, task_ids, any_one=any_one, timeout_ms=timeout)
-        _print(store, rested, as_json=as_json)
-        late = [] if any_one and rested else waiting.remaining(task_ids, rested)
+        done = waiting.wait_for(store, task_ids, any_one=any_one, timeout_ms=timeout)
+        _print(store, done, as_json=as_json)
+        late = [] if any_one and done else waiting.remaining(task_ids, done)
         if late and timeout is not None:
             click.echo(f"dispatcher: {waiting.late_text(late, timeout)}", err=True)
             return ExitCode.TEMPORARY
-    succeeded = all(state is TaskState.SUCCEEDED for state in rested.values())
+    succeeded = all(state is TaskState.SUCCEEDED for state in done.values())
     return ExitCode.OK if succeeded else ExitCode.REFUSED
 
 
 def _meant(store: Client, selection: Selection) -> Sequence[int]:
     """Return the ids of the tasks to wait for.
 
-    Raises `DispatcherError` for an unknown id, and if nothing matches that should.
+    Raises `DispatcherError` for an unknown id, and if nothing matches where something must.
     """
     if selection.is_of_ids:
         if (unknown := missing(store.store, selection.ids)) is not None:
@@ -79,12 +79,12 @@ def _meant(store: Client, selection: Selection) -> Sequence[int]:
     return chosen.ids
 
 
-def _print(store: Client, rested: Mapping[int, TaskState | None], *, as_json: bool) -> None:
+def _print(store: Client, done: Mapping[int, TaskState | None], *, as_json: bool) -> None:
     """Print the tasks that are done, in the order of their ids."""
-    done = sorted(rested.items())
+    by_id = sorted(done.items())
     if as_json:
-        outcomes = ((one, waiting.outcome_json(store, one, state)) for one, state in done)
+        outcomes = ((one, waiting.outcome_json(store, one, state)) for one, state in by_id)
         print_json_list({"id": one, **outcome} for one, outcome in outcomes)
         return
-    for task_id, state in done:
+    for task_id, state in by_id:
         click.echo(f"{task_id} {state or 'deleted'}")

@@ -22,8 +22,6 @@ LINE_BREAK = b"DISPATCHER_LINE_BREAK"
 
 
 class Piece(NamedTuple):
-    """One message."""
-
     text: bytes
     end: int
     """Offset of its end, with its line end, in the data that it was cut from."""
