@@ -216,11 +216,9 @@ class World:
         self.deadline = self.at()
 
     def now(self) -> StoreTime:
-        """Return the store's time."""
         return StoreTime(EPOCH + round(self.at() * 1000) - 10_000_000)
 
     def clock(self) -> HostClock:
-        """Return the host's clocks."""
         return HostClock(self.wall, self.at, lambda: self.boot)
 
     def wall(self) -> WallTime:
@@ -294,18 +292,22 @@ class World:
             self.store.cancel(task_id, "cancelled by operator", now=now)
 
     def task(self, task_id: int) -> Task:
-        """Return a task's row."""
         with self.store.snapshot():
             task = self.store.task(task_id)
         assert task is not None
         return task
 
     def state(self, task_id: int) -> TaskState:
-        """Return a task's state."""
         return self.task(task_id).state
 
+    def states_at(self, task_id: int, first: float, then: float) -> tuple[TaskState, TaskState]:
+        """Return a task's state after some seconds, and that after some more."""
+        self.run_for(first)
+        early = self.state(task_id)
+        self.run_for(then)
+        return early, self.state(task_id)
+
     def runs(self, task_id: int) -> list[Run]:
-        """Return a task's runs."""
         with self.store.snapshot():
             return self.store.runs(task_id)
 

@@ -55,7 +55,6 @@ class OneByOne:
     def take(
         self, queue: str = "default", *, limit: int = 1, node: str = NODE, now: StoreTime = NOW
     ) -> list[Claim]:
-        """Claim from a queue."""
         claims: list[Claim] = self.claim(queue, limit=limit, node=node, output_dir="/out", now=now)
         return claims
 
@@ -70,7 +69,6 @@ class OneByOne:
         return claim.task_id
 
     def states(self) -> dict[int, TaskState]:
-        """Return the state of every task."""
         with self.raw.transaction():
             return {row[0]: TaskState(row[1]) for row in self.sql("SELECT id, state FROM tasks")}
 

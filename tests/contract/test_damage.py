@@ -121,7 +121,6 @@ def test_r52_fresh_connections_leave_no_descriptor(path: Path) -> None:
 
 
 def read(store: SqlStore, task_id: int) -> object:
-    """Read a task and its runs."""
     return store.runs(task_id), store.task(task_id)
 
 

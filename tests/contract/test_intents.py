@@ -1,4 +1,4 @@
-"""An operator's word on a running task: kept with it, and obeyed when its run is settled."""
+"""An operator's intent for a running task: kept with it, and obeyed when its run is settled."""
 
 from dataclasses import replace
 from typing import Any

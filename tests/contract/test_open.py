@@ -29,7 +29,6 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 def names(directory: Path) -> set[str]:
-    """Return the names of what is in a directory."""
     return {path.name for path in directory.iterdir()}
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from dispatcher.errors import StoreRefused
@@ -7,43 +9,36 @@ from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
 
 def test_a_task_is_ready_and_carries_every_field_of_the_request(store: OneByOne) -> None:
-    task_id = store.new(
-        command=("grep", "-r", "häß\tlich\n"),
-        max_attempts=7,
-        queue="mail",
-        priority=-3,
-        cwd="/srv",
-        env={"A": "1", "B": ""},
-        payload='{"n": 1}',
-        key="once",
-        labels={"team": "x", "a.b": "y"},
-        liveness=Liveness.WORKER,
-        run_timeout_ms=1,
-        stall_timeout_ms=2,
-        start_timeout_ms=3,
-        queue_timeout_ms=4,
-        total_timeout_ms=5,
-        kill_grace_ms=0,
-        kill_signal=10,
-        kill_mode=KillMode.LEADER,
-    )
+    given: dict[str, Any] = {
+        "command": ("grep", "-r", "häß\tlich\n"),
+        "max_attempts": 7,
+        "queue": "mail",
+        "priority": -3,
+        "cwd": "/srv",
+        "env": {"A": "1", "B": ""},
+        "payload": '{"n": 1}',
+        "key": "once",
+        "labels": {"team": "x", "a.b": "y"},
+        "liveness": Liveness.WORKER,
+        "run_timeout_ms": 1,
+        "stall_timeout_ms": 2,
+        "start_timeout_ms": 3,
+        "queue_timeout_ms": 4,
+        "total_timeout_ms": 5,
+        "kill_grace_ms": 0,
+        "kill_signal": 10,
+        "kill_mode": KillMode.LEADER,
+    }
+
+    task_id = store.new(**given)
 
     expected = Task(
+        **given,
         id=task_id,
         state=TaskState.READY,
         reason="submitted",
-        queue="mail",
-        priority=-3,
-        command=("grep", "-r", "häß\tlich\n"),
-        payload='{"n": 1}',
-        cwd="/srv",
-        env={"A": "1", "B": ""},
-        key="once",
-        labels={"team": "x", "a.b": "y"},
-        liveness=Liveness.WORKER,
         lease_ttl_ms=TTL,
         attempts_used=0,
-        max_attempts=7,
         deferrals=0,
         orphans=0,
         fence=0,
@@ -51,14 +46,6 @@ def test_a_task_is_ready_and_carries_every_field_of_the_request(store: OneByOne)
         created_at=NOW,
         run_at=NOW,
         finished_at=None,
-        run_timeout_ms=1,
-        stall_timeout_ms=2,
-        start_timeout_ms=3,
-        queue_timeout_ms=4,
-        total_timeout_ms=5,
-        kill_grace_ms=0,
-        kill_signal=10,
-        kill_mode=KillMode.LEADER,
         fails_at=later(4),
     )
     assert expected == store.task(task_id)

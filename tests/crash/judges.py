@@ -52,7 +52,6 @@ def explained(stage: Stage) -> Iterator[None]:
 
 
 def judge_task(task: Task, runs: list[Run]) -> None:
-    """Judge the counters and runs of one task."""
     outcomes = [run.outcome for run in runs]
     assert task.reason, f"no reason why {task}"
     assert None not in outcomes, f"an open run of {task}"

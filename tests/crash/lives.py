@@ -197,7 +197,6 @@ class ExecutorLife:
 
     @property
     def runs(self) -> dict[str, Any]:
-        """The runs that it knows."""
         return {} if self.executor is None else self.executor.table.known
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from dispatcher.model import Outcome, TaskState
 from tests.crash import workers
 from tests.crash.judges import judge_stage
@@ -40,29 +42,19 @@ def judge(outside: Outside, tasks: list[int]) -> None:
         ]
 
 
-def test_a_daemon_that_stood_still_settles_what_ended_meanwhile(outside: Outside) -> None:
+@pytest.mark.parametrize("who", ["daemon", "executor"])
+def test_r86_what_ends_while_daemon_or_executor_stands_still_is_settled(
+    outside: Outside, who: str
+) -> None:
     stage, tasks = outside.stage, submit(outside.stage)
 
     with outside.daemon("--drain") as daemon:
         outside.wait_for(lambda: started(stage, tasks) == 4)
-        daemon.send_signal(signal.SIGSTOP)
+        send = daemon.send_signal if who == "daemon" else outside.signal_executor
+        send(signal.SIGSTOP)
         open_gate(stage)
         outside.wait_for(lambda: ended(stage, tasks) == 4)
-        daemon.send_signal(signal.SIGCONT)
-        outside.wait_for(lambda: daemon.poll() is not None)
-
-    judge(outside, tasks)
-
-
-def test_r86_an_executor_that_stood_still_reports_what_ended_meanwhile(outside: Outside) -> None:
-    stage, tasks = outside.stage, submit(outside.stage)
-
-    with outside.daemon("--drain") as daemon:
-        outside.wait_for(lambda: started(stage, tasks) == 4)
-        outside.signal_executor(signal.SIGSTOP)
-        open_gate(stage)
-        outside.wait_for(lambda: ended(stage, tasks) == 4)
-        outside.signal_executor(signal.SIGCONT)
+        send(signal.SIGCONT)
         outside.wait_for(lambda: daemon.poll() is not None)
 
     judge(outside, tasks)

@@ -33,17 +33,12 @@ def test_claim_committed_start_not_sent_is_orphaned_uncounted(stage: Stage) -> N
     assert (1, 1) == (stage.task(task).attempts_used, stage.task(task).orphans)
 
 
-def test_start_sent_not_read_daemon_dead_is_dropped_unread_and_orphaned(stage: Stage) -> None:
+@pytest.mark.parametrize("point", [("client.flush", AFTER), ("connection.send", WITHIN)])
+def test_start_sent_whole_or_half_not_read_daemon_dead_is_dropped_unread_and_orphaned(
+    stage: Stage, point: tuple[str, str]
+) -> None:
     task = stage.submit(workers.EXITS_7)
-    start(stage, daemon=dying("client.flush", AFTER, 1))
-
-    assert ORPHANED_THEN_7 == ends(stage, task)
-    assert [2] == stage.diary(task).started()
-
-
-def test_start_sent_by_half_daemon_dead_is_dropped_and_orphaned(stage: Stage) -> None:
-    task = stage.submit(workers.EXITS_7)
-    start(stage, daemon=dying("connection.send", WITHIN, 1))
+    start(stage, daemon=dying(*point, 1))
 
     assert ORPHANED_THEN_7 == ends(stage, task)
     assert [2] == stage.diary(task).started()

@@ -2,13 +2,14 @@
 
 import json
 import os
+import pty
 import secrets
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,34 @@ def python(script: str) -> list[str]:
 def misbehaves(*manners: str | int) -> list[str]:
     """Return a command that misbehaves so: `python -m worker_stub misbehave --help`."""
     return [sys.executable, "-m", "worker_stub", "misbehave", *map(str, manners)]
+
+
+def on_a_terminal(
+    world: World, *arguments: str, answer: str | None = None, **streams: Any
+) -> tuple[int, str]:
+    """Run the command on a terminal, where an answer may be typed; return exit code and output.
+
+    `streams` are those that lead elsewhere.
+    """
+    leader, follower = pty.openpty()
+    os.write(leader, (answer or "").encode())
+    process = subprocess.Popen(
+        [DISPATCHER, *arguments],
+        env={**world.env, "TERM": "xterm", "COLUMNS": "120"},
+        **{
+            "stdin": subprocess.DEVNULL if answer is None else follower,
+            "stdout": follower,
+            "stderr": follower,
+            **streams,
+        },
+    )
+    os.close(follower)
+    shown = b""
+    with suppress(OSError):  # the other side was closed
+        while chunk := os.read(leader, 65_536):
+            shown += chunk
+    os.close(leader)
+    return process.wait(PATIENCE), shown.decode()
 
 
 def submit_all(world: World, *tasks: Mapping[str, object]) -> list[int]:

@@ -1,4 +1,4 @@
-"""An operator cancels, and changes their mind."""
+"""An operator cancels or holds what runs."""
 
 import signal
 
@@ -17,21 +17,6 @@ STUBBORN = python("""
         file.write(f"{os.getpid()}\\n")
     time.sleep(1000)
 """)
-
-
-def test_waiting_tasks_are_cancelled_at_once_with_and_without_a_daemon(world: World) -> None:
-    ready, scheduled = submit_all(
-        world, {"command": ["true"]}, {"command": ["true"], "delay": "1h"}
-    )
-
-    printed = world.cli("cancel", ready, scheduled).stdout
-    with world.daemon("--drain") as daemon:
-        assert 0 == daemon.wait()
-
-    assert f"{ready} cancelled\n{scheduled} cancelled\n" == printed
-    for task_id in (ready, scheduled):
-        task = world.show(task_id)
-        assert ("cancelled", []) == (task["state"], task["runs"])
 
 
 def test_r12_r13_r18_a_running_task_is_ended_with_its_whole_tree_after_the_grace(
@@ -72,19 +57,6 @@ def test_an_obedient_worker_ends_within_its_grace_and_is_not_killed(world: World
     assert "bye\n" in run["output_tail"]
 
 
-def test_a_cancelled_task_that_is_retried_runs_as_if_new(world: World) -> None:
-    with world.daemon() as daemon:
-        task_id = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done"), max_attempts=1)
-        daemon.expect("run.started", task_id=task_id)
-        world.cli("cancel", task_id)
-        expect_settled(daemon, [task_id])
-        (world.directory / "go").touch()
-
-        assert f"{task_id} ready\n" == world.cli("retry", task_id).stdout
-
-        daemon.expect("run.settled", task_id=task_id, outcome="succeeded", attempt=1, fence=2)
-
-
 def test_a_finished_task_stays_finished_and_the_exit_code_shows_it(world: World) -> None:
     succeeded, failed = submit_all(
         world, {"command": ["true"]}, {"command": ["false"], "max_attempts": 1}
@@ -100,3 +72,23 @@ def test_a_finished_task_stays_finished_and_the_exit_code_shows_it(world: World)
     assert "dispatcher: no task 99; " in printed
     assert f"task {succeeded} has succeeded; to run it again, submit a new task" in refused
     assert ["succeeded", "failed"] == [world.show(i)["state"] for i in (succeeded, failed)]
+
+
+def test_r18_a_held_task_has_no_process_left_and_runs_again_when_it_is_released(
+    world: World,
+) -> None:
+    task_id = world.submit(*shell("echo $$ >pid; [ $DISPATCHER_FENCE = 2 ] || sleep 1000"))
+    with world.daemon():
+        pid = int(expect_file(world, "pid")[0])
+        assert f"{task_id} is being ended; then it is held\n" == world.cli("hold", task_id).stdout
+        held = world.until(task_id, "held")
+        assert not psutil.pid_exists(pid)
+        (run,) = held["runs"]
+        assert ("held", 0, "held by an operator") == (
+            run["outcome"],
+            held["attempts_used"],
+            held["reason"],
+        )
+
+        world.cli("release", task_id)
+        assert 2 == len(world.until(task_id, "succeeded")["runs"])

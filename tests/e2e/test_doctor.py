@@ -66,28 +66,6 @@ def test_an_upgrade_under_a_running_executor_is_reported(world: World) -> None:
     )
 
 
-def test_r43_an_executor_of_another_version_is_named_until_it_is_started_anew(
-    world: World,
-) -> None:
-    world.configure(executor={"mode": "external"})
-    installed = world.directory / "installed"
-    shutil.copytree(Path(wire.__file__).parent, installed / "dispatcher")
-    code = installed / "dispatcher" / "wire.py"
-    code.write_text(code.read_text().replace(f"\nVERSION = {wire.VERSION}\n", "\nVERSION = 0\n"))
-    with world.daemon(alone=False) as daemon:
-        task_id = world.submit("true")
-        with external_executor(
-            world, prefix=("env", f"PYTHONPATH={installed}"), alone=False
-        ) as old:
-            assert 0 == daemon.expect("executor.incompatible")["version"]
-            text = f"pid {old.pid} speaks version 0, {wire.VERSION} is wanted"
-            assert ("bad", text) == looked(world, exits=1)["executor"]
-            (obstacle,) = world.cli("why", task_id, "--json").json["obstacles"]
-            assert "executor_incompatible" == obstacle["obstacle"]
-        with external_executor(world, alone=False):
-            daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
-
-
 def test_a_missing_executor_is_named(world: World) -> None:
     world.configure(executor={"mode": "external"})
     with world.daemon():

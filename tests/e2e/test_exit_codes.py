@@ -90,14 +90,6 @@ def test_each_exit_code_is_the_listed_one_and_is_explained_in_a_line(
     assert (1 if message else 0) == len(result.stderr.splitlines())
 
 
-def test_a_second_daemon_is_75(world: World) -> None:
-    with world.daemon() as daemon:
-        again = world.cli("run", exits=75).stderr
-
-    assert str(world.state_dir) in again
-    assert str(daemon.pid) in again
-
-
 @pytest.mark.parametrize(
     "typed",
     [
@@ -179,32 +171,6 @@ def denied(world: World, arguments: list[str]) -> subprocess.CompletedProcess[st
         world.state_dir.chmod(0o700)
 
 
-@pytest.mark.parametrize(
-    "verb", ["list", "list --json-lines", "show 1", "logs 1", "status", "config", "--help"]
-)
-def test_a_full_disk_and_a_closed_stdout_are_reported_or_survived(world: World, verb: str) -> None:
-    world.submit("echo", "x")
-    world.cli("run", "--drain")
-
-    def shell(redirected: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "-c", f"exec {DISPATCHER} {verb} {redirected}"],
-            env=world.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    full, closed, left = shell("> /dev/full"), shell(">&-"), shell("2>&1 | true")
-
-    assert (1, "dispatcher: cannot write: No space left on device\n") == (
-        full.returncode,
-        full.stderr,
-    )
-    assert (0, "") == (closed.returncode, closed.stderr)
-    assert ("", "") == (left.stdout, left.stderr)
-
-
 def redirected(world: World, arguments: str, where: str) -> subprocess.CompletedProcess[str]:
     """Run the command with its output redirected by a shell."""
     return subprocess.run(
@@ -215,6 +181,25 @@ def redirected(world: World, arguments: str, where: str) -> subprocess.Completed
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "verb", ["list", "list --json-lines", "show 1", "logs 1", "status", "config", "--help"]
+)
+def test_a_full_disk_and_a_closed_stdout_are_reported_or_survived(world: World, verb: str) -> None:
+    world.submit("echo", "x")
+    world.cli("run", "--drain")
+
+    full, closed, left = (
+        redirected(world, verb, where) for where in ("> /dev/full", ">&-", "2>&1 | true")
+    )
+
+    assert (1, "dispatcher: cannot write: No space left on device\n") == (
+        full.returncode,
+        full.stderr,
+    )
+    assert (0, "") == (closed.returncode, closed.stderr)
+    assert ("", "") == (left.stdout, left.stderr)
 
 
 @pytest.mark.parametrize("options", ["", "--json"])

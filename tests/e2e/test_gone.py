@@ -80,22 +80,21 @@ def test_r13_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_not_a
         expect_settled(daemon, [other])
 
 
+#: The same, and the lock on its output is gone too.
+UNLOCKS = """
+    (env -i setsid sh -c 'flock -u 1; echo $$ > escaped.new
+        mv escaped.new escaped; exec sleep 1000' &)
+    while [ ! -e escaped ]; do sleep 0.01; done
+"""
+
+
 @pytest.mark.parametrize(
-    "drops",
-    [
-        pytest.param(ESCAPES, id="nothing but its mark is left"),
-        pytest.param(
-            """
-            (env -i setsid sh -c 'flock -u 1; echo $$ > escaped.new
-                mv escaped.new escaped; exec sleep 1000' &)
-            while [ ! -e escaped ]; do sleep 0.01; done
-            """,
-            id="it unlocked its output",
-        ),
-    ],
+    ("drops", "journal"),
+    [(ESCAPES, "whole"), (UNLOCKS, "whole"), (ESCAPES, "missing"), (ESCAPES, "damaged")],
+    ids=["escaped", "without a lock", "no journal", "damaged journal"],
 )
 def test_r13_r48_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_the_next_run(
-    world: World, drops: str
+    world: World, drops: str, journal: str
 ) -> None:
     """An idle journal is old, the leader is gone, and a session proves nothing."""
     script = shell(f"[ $DISPATCHER_FENCE = 2 ] && {{ {ALIVE}; exit; }}; {drops} sleep 1000")
@@ -106,6 +105,10 @@ def test_r13_r48_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_t
         daemon.kill()
         executor.kill()
     assert is_alive(process)
+    if journal != "whole":
+        (world.state_dir / "executor.journal").unlink()
+    if journal == "damaged":
+        (world.state_dir / "executor.journal").write_bytes(b"\xff\xff\n")
     with world.daemon() as daemon:
         expect_settled(daemon, [task_id], outcome="succeeded")
 
@@ -198,28 +201,6 @@ def test_a_leader_below_the_marks_of_another_dispatcher_keeps_its_own(world: Wor
 
         expect_dead(process)
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
-
-
-@pytest.mark.parametrize("left", ["nothing", "only damage"])
-def test_a_survivor_that_no_journal_names_is_swept_by_its_mark(world: World, left: str) -> None:
-    script = shell(f"[ $DISPATCHER_FENCE = 2 ] && {{ {ALIVE}; exit; }}; {ESCAPES} sleep 1000")
-    with world.daemon() as daemon:
-        task_id = world.submit(*script)
-        process = escaped(world)
-        executor = daemon.executor()
-        daemon.kill()
-        executor.kill()
-    journal = world.state_dir / "executor.journal"
-    journal.unlink()
-    if left == "only damage":
-        journal.write_bytes(b"\xff\xff\n")
-    with world.daemon() as daemon:
-        expect_settled(daemon, [task_id], outcome="succeeded")
-
-    runs = world.show(task_id)["runs"]
-    assert ["orphaned", "succeeded"] == [run["outcome"] for run in runs]
-    assert "gone\n" == runs[1]["output_tail"]
-    expect_dead(process)
 
 
 #: Forks and exits, again and again: a listed process is gone before it is read.

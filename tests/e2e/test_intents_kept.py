@@ -1,12 +1,11 @@
 """An operator's intent is kept while a run is ending, or while no daemon is there."""
 
 import re
-import signal
 
 import psutil
 import pytest
 
-from tests.e2e.helpers import expect_file, external_executor, is_alive, python, shell
+from tests.e2e.helpers import expect_file, is_alive, python, shell
 from tests.e2e.world import Daemon, World
 
 #: It ignores SIGTERM; a while after it got one, it exits.
@@ -16,12 +15,10 @@ LINGERS = """
     while [ ! -e go ]; do sleep 0.05; done
 """
 
-#: Declares a task over its worker's socket, again while the store is not available.
-_DECLARE = """
-import json, os, signal, socket, time
-
-def declare(op):
-    request = {"op": op, "task_id": int(os.environ["DISPATCHER_TASK_ID"]),
+#: Declares success, again while the store is not available, and cleans up until it may go.
+CLEANS_UP = python("""
+    import json, os, socket, time
+    request = {"op": "succeed", "task_id": int(os.environ["DISPATCHER_TASK_ID"]),
              "lock": os.environ["DISPATCHER_CLAIM_LOCK"]}
     answer = {"error": "store_unavailable"}
     while answer.get("error") == "store_unavailable":
@@ -29,30 +26,12 @@ def declare(op):
             connection.connect(os.environ["DISPATCHER_SOCKET"])
             connection.sendall(json.dumps(request).encode() + b"\\n")
             answer = json.loads(connection.makefile().readline())
-    return answer["ok"]
-"""
-
-
-#: Defers its task, and stays.
-DEFERS = python(f"""{_DECLARE}
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-answer = declare("defer")
-with open("deferred", "w") as file:
-    file.write(f"{{answer}}\\n")
-while not os.path.exists("go"):
-    time.sleep(0.05)
-""")
-
-
-#: Declares success, and cleans up until it may go.
-CLEANS_UP = python(f"""{_DECLARE}
-answer = declare("succeed")
-with open("declared", "w") as file:
-    file.write(f"{{answer}}\\n")
-while not os.path.exists("go"):
-    time.sleep(0.05)
-with open("cleaned", "w") as file:
-    file.write("up\\n")
+    with open("declared", "w") as file:
+        file.write(f"{answer['ok']}\\n")
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    with open("cleaned", "w") as file:
+        file.write("up\\n")
 """)
 
 
@@ -129,21 +108,6 @@ def test_a_cancel_of_a_run_that_goes_on_is_kept_for_the_next_daemon(world: World
     assert not is_alive(worker)
 
 
-def test_after_a_declared_deferral_a_cancel_holds(world: World) -> None:
-    world.configure(leases={"exit_grace": "1h"})
-    with world.daemon() as daemon:
-        task = world.submit(*DEFERS, kill_grace="1h")
-        assert ["True"] == expect_file(world, "deferred")
-
-        result = world.cli("cancel", task).stdout
-        daemon.expect("run.ending", task_id=task)  # at once, not after its exit grace
-        (world.directory / "go").touch()
-
-        shown = world.until(task, "cancelled")
-    assert f"{task} is being ended as deferred; then it is cancelled\n" == result
-    assert (["deferred"], 1) == ([run["outcome"] for run in shown["runs"]], shown["deferrals"])
-
-
 def test_a_refused_intent_leaves_a_worker_that_has_succeeded_alone(world: World) -> None:
     world.configure(leases={"exit_grace": "1h"})
     with world.daemon() as daemon:
@@ -170,34 +134,6 @@ def test_a_refused_intent_leaves_a_worker_that_has_succeeded_alone(world: World)
     assert "dispatcher retry" not in why
 
 
-def test_a_hold_that_is_released_and_a_cancel_that_is_retried_run_again(world: World) -> None:
-    with world.daemon() as daemon:
-        held, cancelled = timing_out(world, daemon), timing_out(world, daemon, max_attempts=1)
-
-        for verb, task in (("hold", held), ("cancel", cancelled)):
-            world.cli(verb, task)
-        result = [world.cli("release", held).stdout, world.cli("retry", cancelled).stdout]
-        (world.directory / "go").touch()
-
-        for task, used in ((held, 1), (cancelled, 0)):
-            shown = world.until(task, "succeeded")
-            assert ["timed_out", "succeeded"] == [run["outcome"] for run in shown["runs"]]
-            assert used == shown["attempts_used"]
-    then = "is being ended as timed_out; then it is ready\n"
-    assert [f"{held} {then}", f"{cancelled} {then}"] == result
-
-
-def test_nobody_is_let_into_a_paused_queue_by_a_task_s_number(world: World) -> None:
-    task = world.submit("true", queue="ci")
-    world.cli("pause", "ci", "--reason", "upgrade")
-
-    result = world.cli("claim", "--task", task, exits=1).stderr
-
-    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in result
-    world.cli("resume", "ci")
-    world.cli("claim", "--task", task)
-
-
 def test_the_time_of_a_claim_by_hand_is_over_in_the_sight_of_a_daemon(world: World) -> None:
     world.configure(**{"queues.reviews": {"concurrency": 0}})
     task = world.submit("true", queue="reviews", run_timeout="500ms", max_attempts=1)
@@ -209,21 +145,3 @@ def test_the_time_of_a_claim_by_hand_is_over_in_the_sight_of_a_daemon(world: Wor
     (run,) = world.show(task)["runs"]
     assert ("timed_out", "run_timeout: not done within 500ms") == (run["outcome"], run["error"])
     assert "not_running" in result
-
-
-def test_two_signals_that_arrive_together_are_one_request_to_leave(world: World) -> None:
-    world.configure(executor={"mode": "external"}, daemon={"on_stop": "leave"})
-    with external_executor(world), world.daemon(alone=False) as daemon:
-        task = world.submit("sleep", "1000")
-        worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
-        daemon.signal(signal.SIGSTOP)
-        daemon.terminate()
-        daemon.signal(signal.SIGINT)
-        daemon.signal(signal.SIGCONT)
-
-        assert 0 == daemon.wait()
-
-        assert ["leave"] == [event["how"] for event in daemon.events("daemon.stopping")]
-        assert {"SIGTERM", "SIGINT"} == {e["signal"] for e in daemon.events("daemon.signalled")}
-        assert is_alive(worker)
-        assert "running" == world.show(task)["state"]

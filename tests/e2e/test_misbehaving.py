@@ -1,4 +1,4 @@
-"""The worker that misbehaves as its arguments say, and its outcomes that trees do not cover."""
+"""The worker that misbehaves as its arguments require, and its outcomes that trees do not cover."""
 
 import subprocess
 import sys

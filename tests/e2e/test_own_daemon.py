@@ -86,7 +86,7 @@ def test_the_reason_why_it_cannot_start_is_printed_with_its_exit_code(world: Wor
 
 
 @pytest.mark.parametrize("what", ["directory", "link"])
-def test_a_log_that_is_none_is_refused(world: World, what: str) -> None:
+def test_a_log_that_is_not_a_regular_file_is_refused(world: World, what: str) -> None:
     world.state_dir.mkdir()
     victim = world.directory / "victim"
     victim.touch()

@@ -1,38 +1,9 @@
 """Bars: on a terminal while it takes long, and nowhere else."""
 
-import os
-import pty
 import re
-import subprocess
-from pathlib import Path
 
-from tests.e2e.helpers import shell
-from tests.e2e.world import DISPATCHER, World
-from tests.eventually import PATIENCE
-
-
-def on_a_terminal(
-    world: World, *arguments: str, stdout: Path | None = None, **environ: str
-) -> tuple[int, str]:
-    """Run the command with stderr, and stdout unless that is a file, on a terminal."""
-    leader, follower = pty.openpty()
-    with open(os.devnull if stdout is None else stdout, "wb") as file:
-        process = subprocess.Popen(
-            [DISPATCHER, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=follower if stdout is None else file,
-            stderr=follower,
-            env={**world.env, "TERM": "xterm", "COLUMNS": "120", **environ},
-        )
-    os.close(follower)
-    shown = b""
-    try:
-        while chunk := os.read(leader, 65_536):
-            shown += chunk
-    except OSError:  # the other side was closed
-        pass
-    os.close(leader)
-    return process.wait(PATIENCE), shown.decode()
+from tests.e2e.helpers import on_a_terminal, shell
+from tests.e2e.world import World
 
 
 def test_a_drain_shows_how_much_is_done_below_the_log(world: World) -> None:
@@ -56,7 +27,8 @@ def test_a_drain_into_a_file_keeps_the_bar_on_the_terminal(world: World) -> None
     world.submit("sleep", "1.2")
     log = world.directory / "drain.log"
 
-    code, shown = on_a_terminal(world, "run", "--drain", stdout=log)
+    with log.open("wb") as file:
+        code, shown = on_a_terminal(world, "run", "--drain", stdout=file)
 
     assert 0 == code
     assert "/2" in shown

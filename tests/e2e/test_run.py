@@ -23,20 +23,6 @@ def test_a_submitted_task_runs_and_every_verb_shows_it(world: World) -> None:
         )
 
 
-def test_a_running_task_is_cancelled(world: World) -> None:
-    with world.daemon():
-        task_id = world.submit("sleep", "1000")
-        world.until(task_id, "running")
-
-        assert (
-            f"{task_id} is being ended; then it is cancelled\n"
-            == world.cli("cancel", task_id).stdout
-        )
-
-        (run,) = world.until(task_id, "cancelled")["runs"]
-        assert "cancelled" == run["outcome"]
-
-
 def test_output_that_is_not_text_is_printed_as_it_is(world: World) -> None:
     with world.daemon():
         task_id = world.submit("printf", r"a\377\000b")
@@ -65,13 +51,6 @@ def test_drain_ends_when_nothing_is_left_to_do(world: World) -> None:
         assert 0 == daemon.wait()
 
     assert ["succeeded"] * 4 == [world.show(task)["state"] for task in tasks]
-
-
-def test_a_second_daemon_is_refused_with_the_holder_of_the_state_directory(world: World) -> None:
-    with world.daemon() as daemon:
-        message = world.cli("run", exits=75).stderr
-
-        assert str(daemon.pid) in message
 
 
 def test_a_world_ends_what_a_killed_daemon_left(world: World) -> None:

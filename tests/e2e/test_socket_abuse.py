@@ -265,13 +265,3 @@ def test_a_beat_for_another_task_with_ones_own_lock_is_not_owner(siege: Siege) -
         stream.sendall(siege.beat_of(MINE, task_id=theirs))
 
         assert "not_owner" == answers(stream, 1)[0]["error"]
-
-
-def test_a_peer_that_closes_its_half_after_a_request_is_answered(siege: Siege) -> None:
-    """As `nc` does: it sends, closes its half, and reads on."""
-    with siege.line() as stream:
-        stream.sendall(siege.beat_of(MINE) * 2)
-        stream.shutdown(socket.SHUT_WR)
-
-        assert [True, True] == [answer["ok"] for answer in answers(stream, 2)]
-        assert b"" == _read(stream)

@@ -79,7 +79,7 @@ def test_r34_a_released_task_is_the_first_of_its_priority_to_run_again(world: Wo
     assert [str(first), str(first), str(second)] == expect_file(world, "order")
 
 
-def test_r66_a_second_sigterm_hurries(world: World) -> None:
+def test_r66_a_second_sigterm_ends_runs_at_once(world: World) -> None:
     world.configure(daemon={"drain_timeout": "1h"}, leases={"kill_grace": "1h"})
     with world.daemon() as daemon:
         task_id = world.submit(*shell(STUBBORN), max_attempts=1)

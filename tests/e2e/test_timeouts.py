@@ -114,47 +114,6 @@ def test_the_executor_keeps_the_run_timeout_of_a_dead_daemon(world: World) -> No
     assert seconds(run["started_at"], run["ended_at"]) > 2.4
 
 
-def test_a_task_waits_for_a_slot_only_so_long(world: World) -> None:
-    world.configure(node={"slots": 1})
-    with world.daemon() as daemon:
-        busy = world.submit(*FOREVER)
-        daemon.expect("run.started", task_id=busy)
-        task_id = world.submit("true", queue_timeout="500ms")
-
-        task = world.until(task_id, "failed")
-
-        daemon.expect("task.timed_out", task_id=task_id, timeout="queue_timeout")
-        world.cli("cancel", busy)
-        expect_settled(daemon, [busy])
-
-    assert ("queue_timeout: not claimed within 500ms", []) == (task["reason"], task["runs"])
-    assert seconds(task["created_at"], task["finished_at"]) > 0.49
-
-
-def test_r41_the_total_time_holds_over_all_attempts(world: World) -> None:
-    with world.daemon() as daemon:
-        failing, deferring, running, late = submit_all(
-            world,
-            {"command": ["false"], "max_attempts": 1000, "total_timeout": "1.2s"},
-            {"command": shell("exit 75"), "total_timeout": "1.2s"},
-            {"command": FOREVER, "max_attempts": 5, "total_timeout": "800ms"},
-            {"command": ["false"], "max_attempts": 5, "delay": "400ms", "total_timeout": "500ms"},
-        )
-        tasks = {i: world.until(i, "failed") for i in (failing, deferring, running, late)}
-        expect_settled(daemon, [running])
-
-    for task_id, total in ((failing, 1.2), (deferring, 1.2), (running, 0.8), (late, 0.5)):
-        task = tasks[task_id]
-        assert "total_timeout" in task["reason"]
-        assert seconds(task["created_at"], task["finished_at"]) > total - 0.01
-        for run in task["runs"]:
-            assert seconds(task["created_at"], run["claimed_at"]) < total + 0.01
-    assert tasks[failing]["attempts_used"] == len(tasks[failing]["runs"])
-    assert 0 == tasks[deferring]["attempts_used"]
-    assert tasks[deferring]["deferrals"] == len(tasks[deferring]["runs"])
-    assert "timed_out" == only_run(tasks[running])["outcome"]
-
-
 def test_r17_a_worker_gets_its_own_kill_signal_and_its_own_kill_grace(
     world: World,
 ) -> None:

@@ -63,48 +63,32 @@ def test_an_executor_of_the_version_before_is_worked_with(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", [wire.VERSION - 2, wire.VERSION + 1])
-def test_an_executor_of_another_version_is_named(world: World, version: int) -> None:
+def test_r43_an_executor_of_another_version_is_named_until_it_is_replaced(
+    world: World, version: int
+) -> None:
     world.configure(executor={"mode": "external"})
     other = installed(world, version)
-    with external_executor(world, prefix=other) as executor, world.daemon(alone=False) as daemon:
+    with world.daemon(alone=False) as daemon:
         task = world.submit("true")
-        assert version == daemon.expect("executor.incompatible")["version"]
-        status = world.cli("status", "--json").json
-        message = f"the executor, pid {executor.pid}, speaks version {version}"
-        assert ("incompatible", "degraded") == (status["executor"], status["health"])
-        assert [True] * 2 == [
-            message in status["degraded"][0],
-            message in world.cli("why", task).stdout,
-        ]
-
-
-def test_r82_a_copied_state_directory_is_refused_and_ends_nothing_of_the_original(
-    world: World,
-) -> None:
-    """Its journal names runs that live: they are the original's, not left by a dead executor."""
-    with world.daemon() as daemon:
-        task = world.submit("sleep", "60")
-        worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
-        executor = daemon.executor()
-
-        with copied(world) as original:
-            refused = world.cli("run", exits=78).stderr
-            assert [True] * 3 == [
-                word in refused for word in (f"pid {executor.pid}", str(world.state_dir), "node-id")
-            ]
-            assert "is a copy" in world.cli("executor", exits=78).stderr
-
-        assert original == world.state_dir
-        assert is_alive(worker)
-        assert 1 == len(world.show(task)["runs"])
-        world.cli("cancel", task)
-        world.until(task, "cancelled")
+        with external_executor(world, prefix=other, alone=False) as executor:
+            assert version == daemon.expect("executor.incompatible")["version"]
+            status = world.cli("status", "--json").json
+            assert ("incompatible", "degraded") == (status["executor"], status["health"])
+            message = f"pid {executor.pid}, speaks version {version}"
+            assert message in status["degraded"][0]
+            assert message in world.cli("why", task).stdout
+            (obstacle,) = world.cli("why", task, "--json").json["obstacles"]
+            assert "executor_incompatible" == obstacle["obstacle"]
+            text = f"pid {executor.pid} speaks version {version}, {wire.VERSION} is wanted"
+            assert text in world.cli("doctor", exits=1).stdout
+        with external_executor(world, alone=False):
+            daemon.expect("run.settled", task_id=task, outcome="succeeded")
 
 
 @pytest.mark.parametrize(
-    "removed", [("node-id", "executor.journal"), ("node-id",), ("executor.journal",)]
+    "removed", [(), ("executor.journal",), ("node-id",), ("node-id", "executor.journal")]
 )
-def test_a_copied_state_directory_ends_nothing_of_the_original(
+def test_r82_a_copied_state_directory_ends_nothing_of_the_original(
     world: World, removed: tuple[str, ...]
 ) -> None:
     """Its journal names the original's processes, and its outputs are named like their runs."""
@@ -112,7 +96,7 @@ def test_a_copied_state_directory_ends_nothing_of_the_original(
         task = world.submit("sleep", "60")
         worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
 
-        with copied(world):
+        with copied(world) as original:
             for name in removed:
                 (world.state_dir / name).unlink()
             if "node-id" in removed:
@@ -120,9 +104,14 @@ def test_a_copied_state_directory_ends_nothing_of_the_original(
                     other = world.submit("true")
                     world.until(other, "succeeded")
             else:
-                assert "is a copy of" in world.cli("run", exits=78).stderr
+                refused = world.cli("run", exits=78).stderr
+                named = f"pid {daemon.executor().pid}", str(world.state_dir), "node-id", "is a copy"
+                assert [] == [words for words in named if words not in refused]
+                assert "is a copy" in world.cli("executor", exits=78).stderr
 
+        assert original == world.state_dir
         assert is_alive(worker)
+        assert 1 == len(world.show(task)["runs"])
         world.cli("cancel", task)
         world.until(task, "cancelled")
 

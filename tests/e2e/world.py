@@ -38,7 +38,7 @@ from tests.eventually import PATIENCE, eventually
 DISPATCHER = str(Path(sys.executable).with_name("dispatcher"))
 
 #: Sections of a world's configuration: like the defaults, with short times.
-HURRIED: Mapping[str, Mapping[str, object]] = {
+SHORT_DELAYS: Mapping[str, Mapping[str, object]] = {
     "node": {"slots": 4},
     "daemon": {"poll": "200ms", "drain_timeout": "2s"},
     "leases": {"kill_grace": "500ms", "exit_grace": "500ms", "leftover_grace": "200ms"},
@@ -150,8 +150,8 @@ class World:
         self.configure()
 
     def configure(self, **sections: Mapping[str, object]) -> None:
-        """Write the configuration: the hurried one, with these keys added or replaced."""
-        merged = {name: dict(keys) for name, keys in HURRIED.items()}
+        """Write the configuration: one with short delays, with these keys added or replaced."""
+        merged = {name: dict(keys) for name, keys in SHORT_DELAYS.items()}
         merged["node"] |= {"state_dir": str(self.state_dir), "runtime_dir": str(self.runtime_dir)}
         for name, keys in sections.items():
             merged.setdefault(name, {}).update(keys)

@@ -40,6 +40,15 @@ class Home:
     def output(self, name: str = "out") -> Path:
         return self.outputs / f"{name}.log"
 
+    def expect_ready(self) -> None:
+        """Wait until a run has printed "ready"."""
+
+        def ready() -> None:
+            assert self.output().exists()
+            assert "ready\n" == self.output().read_text()
+
+        eventually(ready)
+
     def executor(
         self, *options: str, env: dict[str, str] | None = None, **how: Any
     ) -> subprocess.Popen[bytes]:

@@ -79,12 +79,7 @@ def test_leftovers_that_end_in_their_grace_are_not_reported(home: Home, daemon: 
 def test_the_kill_signal_comes_first_and_is_the_tasks(home: Home, daemon: Daemon) -> None:
     polite = "trap 'echo bye; exit 3' USR1; echo ready; while :; do sleep 0.05; done"
     uid = daemon.start(["sh", "-c", polite], home.output(), kill_signal=int(signal.SIGUSR1))
-
-    def ready() -> None:
-        assert home.output().exists()
-        assert "ready\n" == home.output().read_text()
-
-    eventually(ready)
+    home.expect_ready()
     daemon.send(wire.End(uid=uid, reason="cancelled"))
     exited = daemon.expect(wire.Exited, uid)
 
@@ -100,12 +95,7 @@ def test_a_master_ends_its_own_workers_where_the_signal_is_for_it_alone(
     master = f"trap 'touch go' TERM; sh -c \"{worker}\" & child=$!; wait; wait $child; exit 4"
     command = ["sh", "-c", f"cd {home.outputs}; {master}"]
     uid = daemon.start(command, home.output(), kill_mode=wire.KillMode.LEADER, kill_grace=60.0)
-
-    def ready() -> None:
-        assert home.output().exists()
-        assert "ready\n" == home.output().read_text()
-
-    eventually(ready)
+    home.expect_ready()
     daemon.send(wire.End(uid=uid, reason="cancelled"))
     exited = daemon.expect(wire.Exited, uid)
 

@@ -161,12 +161,7 @@ def test_r34_sigterm_ends_all_runs_with_their_graces_and_then_the_executor_exits
 ) -> None:
     prints_bye = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
     uid = daemon.start(["sh", "-c", prints_bye], home.output())
-
-    def ready() -> None:
-        assert home.output().exists()
-        assert "ready\n" == home.output().read_text()
-
-    eventually(ready)
+    home.expect_ready()
     home.processes[0].send_signal(signal.SIGTERM)
 
     exited = daemon.expect(wire.Exited, uid)
@@ -193,7 +188,7 @@ def test_its_successor_reports_the_runs_that_it_ended_on_sigterm(
     assert signal.SIGTERM == run.exit.signal
 
 
-def test_embedded_it_leaves_on_the_daemons_last_word(home: Home) -> None:
+def test_an_embedded_executor_leaves_when_the_daemon_lets_it(home: Home) -> None:
     process = home.executor("--embedded")
     daemon = home.daemon()
     uid = daemon.start(["true"], home.output())

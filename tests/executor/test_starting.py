@@ -61,12 +61,6 @@ def test_r29_output_is_captured_from_the_first_byte_and_its_tail_reported(
     assert 0o600 == home.output().stat().st_mode & 0o777
 
 
-def test_the_tail_is_text_that_any_database_takes(home: Home, daemon: Daemon) -> None:
-    exit_ = run(daemon, ["printf", r"a\0b\377c"], home.output())
-
-    assert "ab\N{REPLACEMENT CHARACTER}c" == exit_.tail
-
-
 def test_the_resources_that_a_run_used_are_reported(home: Home, daemon: Daemon) -> None:
     """More than the parent of the executor ever had: that mark is inherited."""
     program = "x = bytearray(500_000_000); x[::4096] = x[::4096]; sum(range(2_000_000))"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.eventually import eventually
 
-#: Forks twice and leaves everything behind by which it could be found, as its arguments say.
+#: Forks twice and leaves everything behind by which it could be found, as its arguments require.
 #: Its middle process waits to be orphaned too, so that nothing is seen of it but its child.
 _ESCAPES = """
 import os, resource, sys
@@ -62,7 +62,6 @@ def children(pid: int) -> list[int]:
 
 
 def below(pid: int) -> list[int]:
-    """Return all descendants."""
     found = children(pid)
     for child in found:  # it grows while we go through it
         found += children(child)

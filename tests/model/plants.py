@@ -71,7 +71,7 @@ def _liveness_without_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)
 
 
-def _ending_outranks_the_workers_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def _ending_outranks_the_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = policy.verdict
 
     def verdict(run: Any, end: Any) -> policy.Verdict:
@@ -106,7 +106,7 @@ def _one_lock_for_all_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "claim", claim)
 
 
-def _word_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def _intent_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "_as_intended", lambda run, judged, account: account)
 
 
@@ -189,11 +189,11 @@ PLANTS = [
         "superseded for not_owner",
         statement("PRESENTED", "AND runs.lock = :lock", "AND runs.fence = 1"),
     ),
-    Plant("an ending that outranks the worker's word", _ending_outranks_the_workers_word),
+    Plant("an ending that outranks the declaration", _ending_outranks_the_declaration),
     Plant("an exit that outranks the ending", _exit_outranks_the_ending),
-    Plant("an operator's word that is forgotten", _word_that_is_forgotten),
+    Plant("an intent that is forgotten", _intent_that_is_forgotten),
     Plant(
-        "an operator's first word that holds",
+        "a first intent that holds",
         statement("INTEND", "intent = :intent", "intent = COALESCE(intent, :intent)"),
     ),
 ]

@@ -4,7 +4,7 @@ Every step does one operation on both and compares the answers; after every step
 store is compared with the oracle. The invariants, by name in docs/design.md and docs/protocol.md:
 
 - one current claim: lock, lease, owner and run uid are there exactly while a task runs;
-- a refused word writes nothing; ok exactly when the expiry is now + ttl afterwards;
+- a refused message writes nothing; ok exactly when the expiry is now + ttl afterwards;
 - the fence grows by one with each claim; exactly one open run while running; a run closes once;
 - expiry means expiry, and no lease reaches further than now + 2 ttl once the reaper has looked;
 - declared > ending > exit code;

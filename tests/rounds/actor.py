@@ -57,7 +57,7 @@ class Actor:
         os.close(descriptor)
 
     def act(self) -> None:
-        """Live as the arguments of a leader say."""
+        """Live as the arguments of a leader require."""
         self.look_for_twins()
         if self.options.ignore_term:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

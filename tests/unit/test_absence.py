@@ -208,7 +208,7 @@ def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(shared: World) ->
     assert [None] == outcomes(world, claim.task_id)
 
 
-@pytest.mark.parametrize(
+PRECEDENCE = pytest.mark.parametrize(
     ("declared", "ending", "outcome"),
     [
         (True, True, Outcome.SUCCEEDED),
@@ -216,16 +216,24 @@ def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(shared: World) ->
         (False, False, Outcome.ORPHANED),
     ],
 )
-def test_a_takeover_settles_as_declared_then_as_its_ending_then_as_orphaned(
-    world: World, *, declared: bool, ending: bool, outcome: Outcome
-) -> None:
-    claim = claim_elsewhere(world, takeover_in=1)
+
+
+def record(world: World, claim: Claim, *, declared: bool, ending: bool) -> None:
+    """Let a claim's worker have declared success, and its ending have begun."""
     with world.store.transaction() as now:
         if declared:
             declaration = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
             world.store.declare(declaration, now=now)
         if ending:
             world.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+
+
+@PRECEDENCE
+def test_a_takeover_settles_as_declared_then_as_its_ending_then_as_orphaned(
+    world: World, *, declared: bool, ending: bool, outcome: Outcome
+) -> None:
+    claim = claim_elsewhere(world, takeover_in=1)
+    record(world, claim, declared=declared, ending=ending)
     world.start()
 
     world.run_for(1)

@@ -1,6 +1,5 @@
 """Operators' verbs on very many tasks: in steps, each whole, with room for others in between."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,10 +25,9 @@ READY = frozenset({TaskState.READY})
 
 
 @pytest.fixture
-def client(command: Command) -> Iterator[Client]:
-    with command.client() as client:
-        client.store = Unwell(client.store)  # type: ignore[assignment]
-        yield client
+def client(client: Client) -> Client:
+    client.store = Unwell(client.store)  # type: ignore[assignment]
+    return client
 
 
 def submitted(client: Client, many: int) -> list[int]:

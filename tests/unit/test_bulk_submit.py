@@ -41,10 +41,9 @@ def command(
 
 
 @pytest.fixture
-def client(command: Command) -> Iterator[Client]:
-    with command.client() as client:
-        client.store = Unwell(client.store)  # type: ignore[assignment]
-        yield client
+def client(client: Client) -> Client:
+    client.store = Unwell(client.store)  # type: ignore[assignment]
+    return client
 
 
 def kept(client: Client) -> tuple[int, int, int]:

@@ -231,6 +231,7 @@ def test_a_peer_that_closes_its_half_is_answered_first(server: Server, connect: 
     server.turn()
     server.answer(0)
     server.receives(2)
+    server.turn()
     server.answer(1)
     server.turn()
 

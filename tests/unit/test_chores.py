@@ -88,7 +88,7 @@ def test_work_that_the_store_refuses_is_tried_less_and_less_and_is_reported(
 ) -> None:
     world = World(replace(SETTINGS, retention=10.0))
     left_behind(world, accepted=True)
-    world.elapsed = 7200.0  # retention rests in the first hour
+    world.elapsed = 7200.0  # retention waits in the first hour
     world.start()
     store: Any = world.store
     sound, tries = getattr(store, work), []

@@ -139,7 +139,7 @@ def test_a_claim_that_is_cut_anywhere_never_runs_the_task_of_before(
 
 
 @pytest.mark.parametrize("options", [(), ("--wait",)])
-def test_what_ends_a_loop_is_printed_before_anything_is_claimed(
+def test_the_end_of_a_loop_is_printed_before_anything_is_claimed(
     command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     seen: list[str] = []

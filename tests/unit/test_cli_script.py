@@ -62,7 +62,6 @@ def test_a_script_of_another_language_runs_by_its_interpreter(command: Command) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("echo hi\n", "script: job.sh has no #! line; begin it with one, for example #!/bin/sh"),
         ("", "script: job.sh has no #! line"),
         ("#!\n", "script: job.sh has no #! line"),
         ("#!/bin/sh\n#DISPATCHER --queu gpu\n", "script: job.sh:2: No such option '--queu'"),
@@ -112,7 +111,6 @@ def test_a_mistake_in_a_script_is_reported_with_its_line(
     [
         (["--script", "none.sh"], "script: none.sh: No such file or directory; name a file"),
         (["--script", "."], "script: .: Is a directory; name a file to read"),
-        (["--script", "job.sh", "--from", "-"], "--script and --from both give commands; use one"),
     ],
 )
 def test_a_script_that_cannot_be_used_is_refused(

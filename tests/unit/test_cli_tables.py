@@ -147,7 +147,7 @@ def test_a_command_is_cut_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None
         (8, "trainin…"),
     ],
 )
-def test_of_a_task_the_command_is_cut_before_labels_and_name(columns: int, shown: str) -> None:
+def test_the_command_of_a_task_is_cut_before_its_labels_and_name(columns: int, shown: str) -> None:
     work = tables.CommandCell("/bin/sh -c 'test 3 -ne 3'", "training", "batch=7 night=1")
 
     assert shown == work.cut(columns)

@@ -256,7 +256,6 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
         (["lst"], "no verb 'lst'; did you mean 'list'? (see: dispatcher --help)"),
         (["frobnicate"], "no verb 'frobnicate' (see: dispatcher --help)"),
         (["kill", "1"], "no verb 'kill'; here it is `dispatcher cancel ID` (see: dispatcher"),
-        (["squeue"], "no verb 'squeue'; here it is `dispatcher list` (see: dispatcher --help)"),
         (
             ["top"],
             "no verb 'top'; here it is `dispatcher edit ID --urgent`, or `dispatcher list -w`",

@@ -22,16 +22,6 @@ def test_a_task_is_held_with_a_reason_and_released(command: Command) -> None:
     assert explained.startswith("task 1 is held: disk is full\n")
     assert "dispatcher release 1" in explained
     assert "1 ready\n" == command("release", 1).stdout
-    wrong = command("release", 1, exits=1).stderr
-    assert "task 1 is ready; only held ones can be released" in wrong
-    assert "no task 9" in command("hold", 9, exits=1).stderr
-
-
-def test_a_task_that_is_over_is_not_held(command: Command) -> None:
-    command("submit", "--", "true")
-    command("cancel", 1)
-
-    assert "task 1 is cancelled already" in command("hold", 1, exits=1).stderr
 
 
 def test_the_pause_of_an_unknown_queue_is_reported_and_holds(command: Command) -> None:

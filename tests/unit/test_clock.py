@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
 from dispatcher.execution import LOCAL
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
@@ -18,6 +17,7 @@ from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime, WallTime
 from dispatcher.words import Beat, Declaration, Renewed
 from tests.simulation import EPOCH, SETTINGS, World
+from tests.unit.test_leases import ends_after_quiet
 from tests.unit.test_retention import FakeFiles
 
 HOUR = 3_600.0
@@ -55,11 +55,8 @@ def test_a_delay_is_as_long_as_requested(world: World, step: float) -> None:
     task = world.submit(delay_ms=10_000)
 
     after(world, step)
-    world.run_for(9.4)
-    assert TaskState.SCHEDULED is world.state(task)
-    world.run_for(0.1)
 
-    assert TaskState.RUNNING is world.state(task)
+    assert (TaskState.SCHEDULED, TaskState.RUNNING) == world.states_at(task, 9.4, 0.1)
 
 
 def test_a_back_off_is_as_long_as_it_was(step: float) -> None:
@@ -70,11 +67,8 @@ def test_a_back_off_is_as_long_as_it_was(step: float) -> None:
     world.gone(task, 1)
 
     after(world, step)
-    world.run_for(0.4)
-    assert TaskState.SCHEDULED is world.state(task)
-    world.run_for(1.1)
 
-    assert TaskState.RUNNING is world.state(task)
+    assert (TaskState.SCHEDULED, TaskState.RUNNING) == world.states_at(task, 0.4, 1.1)
 
 
 def test_a_cool_down_is_as_long_as_it_was(world: World, step: float) -> None:
@@ -83,11 +77,8 @@ def test_a_cool_down_is_as_long_as_it_was(world: World, step: float) -> None:
     world.gone(task, 75)
 
     after(world, step)
-    world.run_for(29.4)
-    assert TaskState.SCHEDULED is world.state(task)
-    world.run_for(0.1)
 
-    assert TaskState.RUNNING is world.state(task)
+    assert (TaskState.SCHEDULED, TaskState.RUNNING) == world.states_at(task, 29.4, 0.1)
 
 
 @pytest.mark.parametrize("timeout", ["queue_timeout_ms", "total_timeout_ms"])
@@ -98,11 +89,8 @@ def test_a_waiting_task_fails_at_its_time_and_not_for_a_step(
     world.settle_down()
 
     after(world, step)
-    world.run_for(9.4)
-    assert TaskState.READY is world.state(task)
-    world.run_for(0.1)
 
-    assert TaskState.FAILED is world.state(task)
+    assert (TaskState.READY, TaskState.FAILED) == world.states_at(task, 9.4, 0.1)
 
 
 def test_a_run_is_ended_at_its_total_time_and_not_for_a_step(world: World, step: float) -> None:
@@ -110,15 +98,8 @@ def test_a_run_is_ended_at_its_total_time_and_not_for_a_step(world: World, step:
     world.settle_down()
 
     after(world, step)
-    world.run_for(9.4)
-    assert [] == ends(world)
-    world.run_for(0.1)
 
-    assert [Outcome.TIMED_OUT] == ends(world)
-
-
-def ends(world: World) -> list[str]:
-    return [message.reason for message in world.executor.sent if isinstance(message, wire.End)]
+    assert [Outcome.TIMED_OUT] == ends_after_quiet(world, 9.4, 0.1)
 
 
 def test_a_task_submitted_before_the_daemon_saw_a_step_is_delayed_as_requested(
@@ -127,11 +108,7 @@ def test_a_task_submitted_before_the_daemon_saw_a_step_is_delayed_as_requested(
     world.step_clock(step)
     task = world.submit(delay_ms=5_000)
 
-    world.run_for(4.9)
-    assert TaskState.SCHEDULED is world.state(task)
-    world.run_for(0.1)
-
-    assert TaskState.RUNNING is world.state(task)
+    assert (TaskState.SCHEDULED, TaskState.RUNNING) == world.states_at(task, 4.9, 0.1)
 
 
 def test_a_deferral_after_a_step_lasts_as_long_as_requested(world: World, step: float) -> None:
@@ -143,11 +120,7 @@ def test_a_deferral_after_a_step_lasts_as_long_as_requested(world: World, step: 
     world.tick(Request(words, lambda *_: None))
     world.gone(task)
 
-    world.run_for(4.9)
-    assert TaskState.SCHEDULED is world.state(task)
-    world.run_for(0.1)
-
-    assert TaskState.RUNNING is world.state(task)
+    assert (TaskState.SCHEDULED, TaskState.RUNNING) == world.states_at(task, 4.9, 0.1)
 
 
 # Steps while no daemon runs -----------------------------------------------------------------
@@ -162,11 +135,8 @@ def test_a_worker_outlives_a_step_in_the_daemons_absence_by_its_own_lease(step: 
     world.step_clock(step)
     world.elapsed += 4
     world.restart()
-    world.run_for(19.8)
-    assert [] == ends(world)
-    world.run_for(0.3)
 
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 19.8, 0.3)
     assert 1 == len(world.runs(task))
 
 
@@ -195,11 +165,8 @@ def test_a_delay_goes_on_over_a_step_in_the_daemons_absence(step: float) -> None
     world.step_clock(step)
     world.elapsed += 5
     world.restart()
-    world.run_for(4.9)
-    assert TaskState.SCHEDULED is world.state(task)
-    world.run_for(0.1)
 
-    assert TaskState.RUNNING is world.state(task)
+    assert (TaskState.SCHEDULED, TaskState.RUNNING) == world.states_at(task, 4.9, 0.1)
 
 
 # A wrong date for a while -------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_signals_that_arrive_together_are_one_request(
         assert how is stopping(world)
 
 
-def test_a_second_signal_hurries_a_drain_in_a_later_turn() -> None:
+def test_a_second_signal_ends_the_runs_of_a_drain_in_a_later_turn() -> None:
     world = World()
     with caught(STOP_SIGNALS) as signals:
         commands = commands_of(world, Stop.DRAIN)
@@ -57,7 +57,7 @@ def test_a_second_signal_hurries_a_drain_in_a_later_turn() -> None:
         assert Stop.AT_ONCE is stopping(world)
 
 
-def test_to_leave_is_never_hurried() -> None:
+def test_a_second_request_to_leave_ends_no_run() -> None:
     world = World()
 
     for _ in range(2):

@@ -1,6 +1,6 @@
 """A commit without an answer is never called "nothing was written"."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,10 +18,9 @@ UNKNOWN = "the commit has an unknown outcome"
 
 
 @pytest.fixture
-def client(command: Command) -> Iterator[Client]:
-    with command.client() as client:
-        client.store = Unwell(client.store)  # type: ignore[assignment]
-        yield client
+def client(client: Client) -> Client:
+    client.store = Unwell(client.store)  # type: ignore[assignment]
+    return client
 
 
 def fail(client: Client, *failures: tuple[Exception, bool]) -> None:

@@ -46,19 +46,15 @@ MISTAKES = [
     ("[node]\n'' = 1", ':2: node."": unknown key; known here: state_dir'),
     (f"{SCRIPT}[leases]\nttl = 5", ":9: leases.ttl: 5 is a plain number"),
     ("[daemon]\npoll = [\n[1, 2],\n]", ":2: daemon.poll: "),
-    ("[lease]\nttl = '1s'", ":1: lease: unknown section; did you mean 'leases'?"),
     ("[zzz]", ":1: zzz: unknown section; known here: node, store, daemon, executor, leases"),
-    ("slots = 4", ":1: slots: unknown key; it belongs under [node]"),
     ("node = 4", ":1: node: is a section; write [node] on a line of its own"),
     ("[[node]]", "node: is a section"),
     ("[leases]\nreap_intervall = '1s'", ":2: leases.reap_intervall: unknown key; did you mean 're"),
     ("[node]\n\nttl = '1s'", ":3: node.ttl: unknown key; it belongs under [leases]"),
     ("[node]\nqqq = 1", "node.qqq: unknown key; known here: state_dir, runtime_dir, slots"),
     ("leases.tttl = '1s'", ": leases.tttl: unknown key; did you mean 'ttl'?"),
-    ("[node]\nslots = 0", ":2: node.slots: expected an integer >= 1; write for example: slots = 4"),
     ("[node]\nslots = -3", "node.slots: expected an integer >= 1"),
     ("[node]\nslots = 99999", "node.slots: expected an integer <= 10000"),
-    ("[node]\nslots = '4'", "node.slots: expected an integer, got a text in quotes; write for"),
     ("[node]\nslots = 1.5", "node.slots: expected an integer, got a number with a fraction"),
     ("[node]\nslots = true", "node.slots: expected an integer, got true or false"),
     (
@@ -67,10 +63,6 @@ MISTAKES = [
     ),
     ("[node]\nstate_dir = 'here'", "node.state_dir: 'here' is not an absolute path; begin it with"),
     ("[node]\nruntime_dir = ''", "node.runtime_dir: '' is not an absolute path"),
-    (
-        "[store]\nurl = 'mysql://h/d'",
-        'store.url: only SQLite is known; write for example: url = "s',
-    ),
     (
         "[store]\nurl = 'sqlite:///tasks.db'",
         "store.url: 'tasks.db' is not the whole path of a file",
@@ -83,12 +75,7 @@ MISTAKES = [
     ("#" * toml.MOST_BYTES + "#", ": has more than 1048576 bytes; let --config or"),
     (f"[node]\nslots = {'9' * 5_000}", ": a number is too long; shorten it"),
     ("[store]\nurl = 'sqlite:///a\u00a0/b.db'", "store.url: 'a\\xa0/b.db' is not printable UTF-8"),
-    ("[leases]\nttl = 60", ':2: leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
     ("[leases]\nttl = '60'", 'leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
-    (
-        "[leases]\nttl = '1 week'",
-        "leases.ttl: '1 week' is not a duration; write a number and ms, s, m",
-    ),
     ("[leases]\nttl = '-5s'", "leases.ttl: '-5s' is not a duration"),
     ("[leases]\nttl = '0.2ms'", "leases.ttl: '0.2ms' is shorter than a millisecond"),
     ("[leases]\nttl = '99999d'", "leases.ttl: '99999d' is longer than 36500 days"),
@@ -114,23 +101,14 @@ MISTAKES = [
     ),
     ("[daemon]\npoll = '19ms'", "daemon.poll: 19ms is less than 20ms; raise it"),
     (
-        "[leases]\nttl = '4s'\nreap_interval = '3s'",
-        ":3: leases.reap_interval: 3s is more than half of ttl (4s); lower it to at most 2s, or",
-    ),
-    (
         "[leases]\nworker_ttl = '1s'\nreap_interval = '600ms'",
         "leases.reap_interval: 600ms is more than half of worker_ttl (1s); lower it to at most",
-    ),
-    (
-        "[retry]\nbackoff_min = '20m'\nbackoff_max = '10m'",
-        ":2: retry.backoff_min: 20m is more than backoff_max (10m); lower it or raise that",
     ),
     (
         "[retry]\nmax_attempts = 0",
         "retry.max_attempts: expected an integer >= 1; write for example",
     ),
     ("[retry]\nmax_orphans = -1", "retry.max_orphans: expected an integer >= 0"),
-    ("[executor]\nmode = 'embeded'", "\"external\"; did you mean 'embedded'?"),
     ("[executor]\nmode = 1", 'executor.mode: 1 is not "embedded" or "external"'),
     (
         "[executor]\nabsence_limit = 'nevr'",
@@ -176,16 +154,10 @@ MISTAKES = [
     ),
     ("[queues.a]\nliveness = 'proces'", "did you mean 'process'?"),
     (
-        "[queues.a]\nstall_timeout = '2h'\nrun_timeout = '1h'",
-        ":2: queues.a.stall_timeout: 2h is longer than run_timeout (1h), which would come first",
-    ),
-    (
         "[metrics]\ntextfile = '/tmp/figures.txt'",
         ":2: metrics.textfile: '/tmp/figures.txt' is not an absolute path that ends with .prom",
     ),
     ("[metrics]\ninterval = '10ms'", ":2: metrics.interval: 10ms is less than 1s; raise it"),
-    ("[node\nslots = 4", ":1:6: not TOML: Expected ']' at the end of a table declaration"),
-    ("[node]\nslots = 4\nslots = 5\n", ":3:10: not TOML: Cannot overwrite a value"),
     ("[node]\nslots = four", ":2:9: not TOML: Invalid value; put texts in quotes"),
 ]
 

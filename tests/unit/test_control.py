@@ -5,9 +5,9 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -89,15 +89,17 @@ def test_nobody_waits_for_a_fifo_or_device_in_its_place(
     assert config.control_socket == control.find(config)
 
 
-def test_a_listener_that_is_not_a_daemon_gives_no_answer() -> None:
-    with (
-        TemporaryDirectory() as short,
-        socket.socket(socket.AF_UNIX) as stranger,
-        ThreadPoolExecutor(1) as pool,
-    ):
+@contextmanager
+def listening(backlog: int = 128) -> Iterator[tuple[socket.socket, Path]]:
+    with TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as listener:
         path = Path(short) / "control.sock"
-        stranger.bind(str(path))
-        stranger.listen()
+        listener.bind(str(path))
+        listener.listen(backlog)
+        yield listener, path
+
+
+def test_a_listener_that_is_not_a_daemon_gives_no_answer() -> None:
+    with listening() as (stranger, path), ThreadPoolExecutor(1) as pool:
         pending = pool.submit(control.status, path)
         connection, _ = stranger.accept()
         with connection:
@@ -108,14 +110,7 @@ def test_a_listener_that_is_not_a_daemon_gives_no_answer() -> None:
 
 
 def test_a_daemon_that_answers_late_on_a_busy_host_is_waited_for() -> None:
-    with (
-        TemporaryDirectory() as short,
-        socket.socket(socket.AF_UNIX) as daemon,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        path = Path(short) / "control.sock"
-        daemon.bind(str(path))
-        daemon.listen()
+    with listening() as (daemon, path), ThreadPoolExecutor(1) as pool:
         pending = pool.submit(control.status, path)
         connection, _ = daemon.accept()
         with connection:
@@ -127,15 +122,7 @@ def test_a_daemon_that_answers_late_on_a_busy_host_is_waited_for() -> None:
 
 def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
     """As after many submits, each of which wakes it."""
-    with (
-        TemporaryDirectory() as short,
-        socket.socket(socket.AF_UNIX) as daemon,
-        ExitStack() as others,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        path = Path(short) / "control.sock"
-        daemon.bind(str(path))
-        daemon.listen(0)
+    with listening(0) as (daemon, path), ExitStack() as others, ThreadPoolExecutor(1) as pool:
         fill(path, others)
         pending = pool.submit(control.status, path)
         let_pass(0.5)
@@ -155,14 +142,7 @@ def test_a_client_stopped_and_continued_while_the_queue_is_full_does_not_find_th
     None
 ):
     """A signal ends such a connect(2), which Python takes for done."""
-    with (
-        TemporaryDirectory() as short,
-        socket.socket(socket.AF_UNIX) as daemon,
-        ExitStack() as others,
-    ):
-        path = Path(short) / "control.sock"
-        daemon.bind(str(path))
-        daemon.listen(0)
+    with listening(0) as (_, path), ExitStack() as others:
         fill(path, others)
         before = signal.signal(signal.SIGALRM, lambda *_: None)
         try:

@@ -108,7 +108,7 @@ def test_a_running_or_succeeded_task_stays_as_it_is(client: Client) -> None:
     assert done == task(client, task_id)
 
 
-def test_an_unknown_task_is_none(client: Client) -> None:
+def test_an_edit_of_an_unknown_task_returns_none(client: Client) -> None:
     assert None is client.edit(7, priority=5)
 
 

@@ -1,8 +1,7 @@
 """`Client.edit` refuses what a task could only fail with: its time, its variables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,29 +10,10 @@ from dispatcher.client import Client
 from dispatcher.config.limits import LONGEST
 from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
-from dispatcher.model import Task
 from dispatcher.operations.editing import TaskEdits, edited
 from dispatcher.task_checks import MAX_ENVIRONMENT
 from dispatcher.times import StoreTime
-from tests.command import Command
-
-
-@pytest.fixture
-def client(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Client]:
-    with Command(tmp_path, capsys, monkeypatch).client() as client:
-        yield client
-
-
-def submitted(client: Client, **options: Any) -> int:
-    return client.submit(command=["true"], **options).task_id
-
-
-def task(client: Client, task_id: int) -> Task:
-    found = client.task(task_id)
-    assert found is not None
-    return found
+from tests.unit.test_editing import submitted, task
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_why_no_executor_stays_is_known_until_one_greets(
     assert client.last_error is None
 
 
-def test_silence_is_noticed_after_ten_seconds_and_ends_with_a_word(
+def test_silence_is_noticed_after_ten_seconds_and_ends_with_an_answer(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)

@@ -1,4 +1,4 @@
-"""An operator's word in virtual time: kept through every way in which a run is settled."""
+"""An operator's intent in virtual time: kept through every way in which a run is settled."""
 
 from collections.abc import Callable
 
@@ -244,29 +244,24 @@ def test_a_retry_of_an_ending_run_begins_the_total_time_anew() -> None:
     assert [1, 2] == [run.fence for run in world.runs(task)]
 
 
-def test_a_held_run_that_is_released_before_it_is_gone_goes_on_uncharged() -> None:
+@pytest.mark.parametrize(
+    ("first", "then", "outcome"),
+    [
+        (Intent.HOLD, Intent.RELEASE, Outcome.HELD),
+        (Intent.CANCEL, Intent.RETRY, Outcome.CANCELLED),
+    ],
+)
+def test_a_task_whose_verb_is_taken_back_before_its_run_is_gone_runs_again_uncharged(
+    first: Intent, then: Intent, outcome: Outcome
+) -> None:
     world = World()
     task = world.submit("sleep", max_attempts=1)
     world.start()
 
-    request(world, task, Intent.HOLD)
+    request(world, task, first)
     world.settle_down()
-    request(world, task, Intent.RELEASE)
+    request(world, task, then)
     world.gone(task, None, signal=15)
 
     assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)
-    assert Outcome.HELD is world.runs(task)[0].outcome
-
-
-def test_a_cancelled_run_that_is_retried_before_it_is_gone_runs_as_if_new() -> None:
-    world = World()
-    task = world.submit("sleep", max_attempts=1)
-    world.start()
-
-    request(world, task, Intent.CANCEL)
-    world.settle_down()
-    request(world, task, Intent.RETRY)
-    world.gone(task, None, signal=15)
-
-    assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)
-    assert Outcome.CANCELLED is world.runs(task)[0].outcome
+    assert outcome is world.runs(task)[0].outcome

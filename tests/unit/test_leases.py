@@ -55,15 +55,20 @@ def ends(world: World) -> list[str]:
     return [m.reason for m in world.executor.sent if isinstance(m, wire.End)]
 
 
+def ends_after_quiet(world: World, quiet: float, then: float) -> list[str]:
+    """Return what has ended after `quiet` seconds in which nothing did, and `then` more seconds."""
+    world.run_for(quiet)
+    assert [] == ends(world)
+    world.run_for(then)
+    return ends(world)
+
+
 def test_a_silent_worker_is_ended_and_its_task_runs_again_with_the_next_fence(
     world: World,
 ) -> None:
     task = started(world).task_id
 
-    world.run_for(29.9)
-    assert [] == ends(world)
-    world.run_for(0.1)
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 29.9, 0.1)
     world.gone(task, None, signal=15)
     world.run_for(10)
 
@@ -121,7 +126,7 @@ def test_nobody_is_lost_while_nothing_could_be_ended(world: World) -> None:
     assert [] == ends(world)
 
 
-def test_nobody_is_lost_before_the_executor_spoke_again(world: World) -> None:
+def test_nobody_is_lost_before_the_executor_has_answered_again(world: World) -> None:
     worker = started(world)
 
     world.executor.mute = True
@@ -178,7 +183,7 @@ def test_ac5_a_worker_from_before_is_superseded(world: World) -> None:
     assert before == world.runs(old.task_id)[1]
 
 
-def test_without_the_store_a_worker_is_requested_to_retry(world: World) -> None:
+def test_without_the_store_a_worker_has_to_retry(world: World) -> None:
     worker = started(world)
     transaction = world.store.transaction
 
@@ -194,7 +199,7 @@ def test_without_the_store_a_worker_is_requested_to_retry(world: World) -> None:
 
 
 def test_r10_a_worker_that_was_turned_away_is_not_lost_for_it(world: World) -> None:
-    """It spoke in time; that the store was busy just then is not its fault."""
+    """It sent its heartbeat in time; that the store was busy just then is not its fault."""
     worker = started(world)
     transaction = world.store.transaction
 
@@ -249,11 +254,7 @@ def test_our_own_absence_costs_nobody_a_lease(world: World) -> None:
         world.settle_down()
     assert [] == ends(world)
     assert ["daemon.was_away"] == [line["event"] for line in logs if "gap_ms" in line]
-    world.run_for(29.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
-
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 29.9, 0.2)
     assert worker.answers == []
 
 
@@ -378,10 +379,7 @@ def test_r19_a_worker_that_declared_and_does_not_exit_is_ended_after_its_grace(
     worker = started(world)
     worker.declare(Declared.SUCCEED)
 
-    world.run_for(9.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
-    assert ["succeeded"] == ends(world)
+    assert ["succeeded"] == ends_after_quiet(world, 9.9, 0.2)
     world.gone(worker.task_id, None, signal=9)
 
     assert TaskState.SUCCEEDED is world.state(worker.task_id)
@@ -428,7 +426,7 @@ def test_no_wait_is_longer_than_a_quarter_of_the_shortest_lease() -> None:
     assert world.deadline - world.at() <= 0.1 + 1e-9
 
 
-def test_leases_wait_while_workers_cannot_speak_and_begin_anew_when_they_can(
+def test_leases_wait_while_workers_cannot_connect_and_begin_anew_when_they_can(
     world: World,
 ) -> None:
     worker = started(world)
@@ -470,7 +468,9 @@ def test_a_lease_that_expired_while_the_sockets_were_missing_is_renewed_and_not_
     assert [] == ends(world)
 
 
-def test_nobody_is_late_with_its_first_beat_or_stalled_while_it_cannot_speak(world: World) -> None:
+def test_nobody_is_late_with_its_first_beat_or_stalled_while_it_cannot_connect(
+    world: World,
+) -> None:
     started(world, start_timeout_ms=20_000, stall_timeout_ms=25_000, lease_ttl_ms=3_600_000)
     world.executor.events.append(wire.Door(shut="gone"))
     world.run_for(300)
@@ -496,7 +496,7 @@ def test_a_first_beat_that_may_have_failed_a_moment_ago_has_its_whole_time_again
     assert [] == ends(world)
 
 
-def test_a_run_time_out_holds_also_while_workers_cannot_speak(world: World) -> None:
+def test_a_run_time_out_holds_also_while_workers_cannot_connect(world: World) -> None:
     started(world, run_timeout_ms=60_000)
     world.executor.events.append(wire.Door(shut="gone"))
 

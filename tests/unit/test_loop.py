@@ -258,15 +258,15 @@ def joined(daemon: Daemon, stack: ExitStack) -> None:
     daemon.supervisor.ticks.clear()
 
 
-def speak(stack: ExitStack, number: int) -> None:
+def send_beat(stack: ExitStack, number: int) -> None:
     worker = stack.enter_context(socket.socket(socket.AF_UNIX))
     worker.connect("sock")
     worker.sendall(beat(number))
 
 
-def exit_after_a_word(daemon: Daemon, stack: ExitStack) -> None:
+def exit_after_a_request(daemon: Daemon, stack: ExitStack) -> None:
     """Let a worker send a request, and the executor report its exit, before either is read."""
-    speak(stack, 1)
+    send_beat(stack, 1)
     exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
     daemon.executor.sendall(wire.encode(exited) + b"\n")
 
@@ -278,7 +278,7 @@ def test_an_exit_waits_until_the_earlier_requests_of_its_worker_were_read(
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)
-        exit_after_a_word(daemon, stack)
+        exit_after_a_request(daemon, stack)
 
         while not any("Exited" in events for events, *_ in daemon.supervisor.ticks):
             daemon.loop.step()
@@ -294,7 +294,7 @@ def test_the_daemon_stays_while_an_exit_waits(
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)
-        exit_after_a_word(daemon, stack)
+        exit_after_a_request(daemon, stack)
         daemon.loop.step()
         assert [[]] == [events for events, *_ in daemon.supervisor.ticks], "it waits"
 
@@ -304,20 +304,20 @@ def test_the_daemon_stays_while_an_exit_waits(
         assert "Exited" in [event for events, *_ in daemon.supervisor.ticks for event in events]
 
 
-def test_words_that_come_one_by_one_over_new_connections_share_a_commit(
+def test_requests_that_come_one_by_one_over_new_connections_share_a_commit(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protocol 1.3: a connection for each heartbeat costs no commit for each."""
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)
-        speak(stack, 1)
+        send_beat(stack, 1)
         while not any(requests for _, requests, _ in daemon.supervisor.ticks):
             daemon.loop.step()
         daemon.supervisor.ticks.clear()
 
         for number in range(5):
-            speak(stack, number)
+            send_beat(stack, number)
             daemon.loop.step(longest=0)  # lets it in, and reads who came before
         assert [0] * 5 == [requests for _, requests, _ in daemon.supervisor.ticks]
         while not daemon.supervisor.ticks[-1][1]:

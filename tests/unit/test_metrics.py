@@ -199,10 +199,3 @@ def test_a_file_is_written_whole_and_readable_or_not_at_all(
     assert [file] == list(tmp_path.glob("*prom*"))
     wrong = command("metrics", "--textfile", tmp_path / "no" / "x.prom", exits=1).stderr
     assert f"cannot write {tmp_path}/no/x.prom: No such file or directory; its directory" in wrong
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    return Command(tmp_path, capsys, monkeypatch)

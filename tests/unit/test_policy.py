@@ -185,7 +185,7 @@ def test_r39_every_closed_run_is_accounted_for_once(run: OpenRun, end: End) -> N
     assert settlement.attempts_used <= run.max_attempts
 
 
-# An operator's word ------------------------------------------------------------------------------
+# An operator's intent ----------------------------------------------------------------------------
 
 
 ENDED = {

@@ -12,7 +12,7 @@ from dispatcher.supervisor.stop import Stop
 from dispatcher.times import Instant
 from dispatcher.words import Renewed
 from tests.simulation import World
-from tests.unit.test_leases import WORKER, Line, ends
+from tests.unit.test_leases import WORKER, Line, ends, ends_after_quiet
 
 PLAIN = {"lease_ttl_ms": 40_000_000}
 BEATING = {"liveness": Liveness.WORKER, **PLAIN}
@@ -177,11 +177,7 @@ def test_a_worker_that_could_not_be_read_before_the_greeting_is_renewed_once_and
     world.run_for(29.9)
     assert [] == ends(world)
     assert isinstance(worker.beat(), Renewed)
-    world.run_for(29.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
-
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 29.9, 0.2)
 
 
 def test_the_lease_is_renewed_only_when_every_waiting_connection_was_read() -> None:

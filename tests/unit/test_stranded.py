@@ -8,9 +8,9 @@ from structlog.testing import capture_logs
 from dispatcher import wire
 from dispatcher.execution import Claim, StartedRun
 from dispatcher.executor_api import END_THEM
-from dispatcher.model import Declared, Liveness, Outcome, TaskState
-from dispatcher.words import Declaration
+from dispatcher.model import Liveness, Outcome, TaskState
 from tests.simulation import SETTINGS, World
+from tests.unit.test_absence import PRECEDENCE, record
 
 ALIVE = "a process on this host still has its output open"
 
@@ -100,24 +100,12 @@ def test_it_is_looked_at_only_at_each_scan(world: World) -> None:
     assert 10 == world.executor.looks - looks
 
 
-@pytest.mark.parametrize(
-    ("declared", "ending", "outcome"),
-    [
-        (True, True, Outcome.SUCCEEDED),
-        (False, True, Outcome.TIMED_OUT),
-        (False, False, Outcome.ORPHANED),
-    ],
-)
+@PRECEDENCE
 def test_it_is_settled_as_declared_then_as_its_ending_then_as_orphaned(
     world: World, *, declared: bool, ending: bool, outcome: Outcome
 ) -> None:
     claim = claimed_before(world)
-    with world.store.transaction() as now:
-        if declared:
-            logs = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
-            world.store.declare(logs, now=now)
-        if ending:
-            world.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+    record(world, claim, declared=declared, ending=ending)
 
     world.start()
 

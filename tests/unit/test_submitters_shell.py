@@ -222,7 +222,7 @@ def test_a_program_or_directory_that_is_missing_is_reported_and_the_task_kept(
     assert "" == command("submit", "--json", *words).stderr
 
 
-def test_what_is_there_or_cannot_be_known_is_not_reported(command: Command) -> None:
+def test_a_program_that_exists_or_cannot_be_known_is_not_reported(command: Command) -> None:
     command.configure('[profiles.none]\ncommand = ["no-such-program"]')
     Path("sub").mkdir()
     Path("sub/mine").touch(mode=0o755)

@@ -359,7 +359,7 @@ def test_r34_a_drain_waits_and_then_releases(world: World) -> None:
     assert (TaskState.READY, 0, 0) == (row.state, row.attempts_used, row.orphans)
 
 
-def test_a_second_request_hurries(world: World) -> None:
+def test_a_second_request_ends_runs_at_once(world: World) -> None:
     task = world.submit("sleep")
     world.start()
 
@@ -531,17 +531,21 @@ def test_a_commit_without_an_answer_is_reconciled(
     assert {} == world.executor.runs
 
 
-def test_one_offender_is_held_and_the_others_go_on(world: World, unwell: Unwell) -> None:
-    offender, other = world.submit("true"), world.submit("true")
-    world.start()
+def refuse_tails(world: World, unwell: Unwell) -> None:
     settle = world.store.settle
 
-    def refuse_tails(settlements, *, now):
+    def refuse(settlements, *, now):
         if any(one.output_tail for one in settlements):
             raise StoreRefused("CHECK failed")
         return settle(settlements, now=now)
 
-    unwell.settle = refuse_tails  # type: ignore[attr-defined]
+    unwell.settle = refuse  # type: ignore[attr-defined]
+
+
+def test_one_offender_is_held_and_the_others_go_on(world: World, unwell: Unwell) -> None:
+    offender, other = world.submit("true"), world.submit("true")
+    world.start()
+    refuse_tails(world, unwell)
     world.executor.gone(world.uid(offender), 0, at=world.at(), tail="bad")
     world.executor.gone(world.uid(other), 0, at=world.at())
     world.settle_down()
@@ -556,14 +560,7 @@ def test_one_offender_is_held_also_when_it_ended_in_our_absence(
 ) -> None:
     offender, other = world.submit("true"), world.submit("true")
     world.start()
-    settle = world.store.settle
-
-    def refuse_tails(settlements, *, now):
-        if any(one.output_tail for one in settlements):
-            raise StoreRefused("CHECK failed")
-        return settle(settlements, now=now)
-
-    unwell.settle = refuse_tails  # type: ignore[attr-defined]
+    refuse_tails(world, unwell)
     world.executor.gone(world.uid(offender), 0, at=world.at(), tail="bad")
     world.restart()
     world.gone(other, 0)

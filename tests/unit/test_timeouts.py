@@ -4,13 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.timeouts import LOOKS
 from tests.simulation import SETTINGS, World
-from tests.unit.test_leases import Line, ends
+from tests.unit.test_leases import Line, ends, ends_after_quiet
 
 #: With these nothing but its own deadline wakes the supervisor in time.
 RARELY = replace(SETTINGS, poll=3_600.0)
@@ -43,10 +44,7 @@ def outcomes(world: World, task: int) -> list[Outcome | None]:
 def test_a_run_is_ended_at_its_own_instant_and_tried_again(world: World) -> None:
     task = started(world, run_timeout_ms=7_250)
 
-    world.run_for(7.249)
-    assert [] == ends(world)
-    world.run_for(0.001)
-    assert ["timed_out"] == ends(world)
+    assert ["timed_out"] == ends_after_quiet(world, 7.249, 0.001)
     world.gone(task, None, signal=15)
 
     row = world.task(task)
@@ -84,11 +82,7 @@ def test_a_late_start_begins_the_time_later(world: World) -> None:
     start(late[0])
     world.tick()
 
-    world.run_for(7.2)
-    assert [] == ends(world)
-    world.run_for(0.05)
-
-    assert ["timed_out"] == ends(world)
+    assert ["timed_out"] == ends_after_quiet(world, 7.2, 0.05)
     (renewal,) = [m for m in world.executor.sent if isinstance(m, wire.Renew)]
     assert {world.uid(task): {"run_timeout": 10_000 + 5 + 9.25}} == renewal.deadlines
 
@@ -116,11 +110,8 @@ def test_a_restart_changes_nothing_about_when_it_ends(world: World) -> None:
     world.run_for(5)
 
     world.restart()
-    world.run_for(2.2)
-    assert [] == ends(world)
-    world.run_for(0.05)
 
-    assert ["timed_out"] == ends(world)
+    assert ["timed_out"] == ends_after_quiet(world, 2.2, 0.05)
 
 
 def test_a_run_whose_time_ended_in_our_absence_ends_when_we_are_back(world: World) -> None:
@@ -139,11 +130,8 @@ def test_r09_no_step_of_the_clock_shortens_or_prolongs_a_run(world: World, step:
 
     world.step_clock(step)
     world.settle_down()
-    world.run_for(2.2)
-    assert [] == ends(world)
-    world.run_for(0.05)
 
-    assert ["timed_out"] == ends(world)
+    assert ["timed_out"] == ends_after_quiet(world, 2.2, 0.05)
 
 
 def test_no_time_is_over_while_nothing_could_be_ended() -> None:
@@ -192,11 +180,7 @@ def test_a_run_that_declared_has_its_grace_and_no_time_out(world: World) -> None
     world.run_for(7)
     worker.declare(Declared.SUCCEED)
 
-    world.run_for(9.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
-
-    assert ["succeeded"] == ends(world)
+    assert ["succeeded"] == ends_after_quiet(world, 9.9, 0.2)
 
 
 def test_a_cancelled_run_is_not_timed_out_as_well(world: World) -> None:
@@ -236,11 +220,8 @@ def test_another_report_is_progress_from_its_own_instant_on(world: World, report
     for step in range(1, 6):
         world.run_for(9.5)
         worker.beat(**{report: step / 10 if report == "progress" else f"page {step}"})
-    world.run_for(9.99)
-    assert [] == ends(world)
-    world.run_for(0.01)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 9.99, 0.01)
 
 
 def test_a_growing_output_is_progress_from_when_it_was_seen_on(world: World) -> None:
@@ -249,11 +230,8 @@ def test_a_growing_output_is_progress_from_when_it_was_seen_on(world: World) -> 
     for _ in range(5):
         world.run_for(9.5)
         world.executor.write(world.uid(task))
-    world.run_for(9.99)
-    assert [] == ends(world)
-    world.run_for(0.01 + 10 / LOOKS)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 9.99, 0.01 + 10 / LOOKS)
 
 
 def test_an_output_written_anew_and_no_longer_than_before_is_progress(world: World) -> None:
@@ -277,11 +255,8 @@ def test_no_step_of_the_clock_makes_an_output_old_or_young(world: World, step: f
     world.run_for(0.5)
 
     world.step_clock(step)  # before it was seen that it grew
-    world.run_for(9.4)
-    assert [] == ends(world)
-    world.run_for(0.2 + 10 / LOOKS)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 9.4, 0.2 + 10 / LOOKS)
 
 
 @pytest.mark.parametrize("seen", [True, False])
@@ -294,11 +269,8 @@ def test_nor_does_one_while_the_executor_is_connected_anew(world: World, *, seen
     world.step_clock(9)
     world.executor.reconnect()
     world.settle_down()
-    world.run_for(8.9)
-    assert [] == ends(world)
-    world.run_for(1.2 + 10 / LOOKS)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 8.9, 1.2 + 10 / LOOKS)
 
 
 @pytest.mark.parametrize(("stall", "looks"), [(40.0, [5.0, 10.0, 15.0]), (4.0, [1.0, 2.0, 3.0])])
@@ -325,11 +297,8 @@ def test_a_clock_that_was_set_makes_no_progress_old(world: World) -> None:
     worker.beat(progress=0.1)
 
     world.step_clock(3_600)
-    world.run_for(29.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 29.9, 0.2)
 
 
 def test_after_a_restart_the_silence_counts_from_the_outputs_age(world: World) -> None:
@@ -339,11 +308,8 @@ def test_after_a_restart_the_silence_counts_from_the_outputs_age(world: World) -
     world.run_for(3)
 
     world.restart()
-    world.run_for(6.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 6.9, 0.2)
 
 
 def test_after_a_long_absence_a_whole_time_begins_anew(world: World) -> None:
@@ -351,11 +317,8 @@ def test_after_a_long_absence_a_whole_time_begins_anew(world: World) -> None:
 
     world.elapsed += 60
     world.restart()
-    world.run_for(9.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
 
-    assert ["stalled"] == ends(world)
+    assert ["stalled"] == ends_after_quiet(world, 9.9, 0.2)
 
 
 def test_a_daemon_that_stood_still_holds_it_against_nobody() -> None:
@@ -364,11 +327,8 @@ def test_a_daemon_that_stood_still_holds_it_against_nobody() -> None:
 
     world.elapsed += 9.9
     world.settle_down()
-    world.run_for(9.9)
-    assert [] == ends(world)
-    world.run_for(0.2)
 
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 9.9, 0.2)
 
 
 # The first beat ------------------------------------------------------------------------------
@@ -377,10 +337,7 @@ def test_a_daemon_that_stood_still_holds_it_against_nobody() -> None:
 def test_r22_a_worker_that_never_begins_is_lost_long_before_its_lease(world: World) -> None:
     worker = at_work(world, start_timeout_ms=5_250)
 
-    world.run_for(5.249)
-    assert [] == ends(world)
-    world.run_for(0.001)
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 5.249, 0.001)
     world.gone(worker.task_id, None, signal=15)
 
     assert [Outcome.LOST] == outcomes(world, worker.task_id)
@@ -406,11 +363,8 @@ def test_a_restart_gives_a_worker_time_to_reach_us(world: World) -> None:
     world.run_for(5)
 
     world.restart()
-    world.run_for(5.2)
-    assert [] == ends(world)
-    world.run_for(0.1)
 
-    assert ["lost"] == ends(world)
+    assert ["lost"] == ends_after_quiet(world, 5.2, 0.1)
 
 
 # Waiting -------------------------------------------------------------------------------------
@@ -424,10 +378,14 @@ def test_a_task_that_gets_no_slot_fails_without_a_run(world: World) -> None:
 
     world.run_for(7.249)
     assert TaskState.READY is world.state(task)
-    world.run_for(0.001)
+    with capture_logs() as logs:
+        world.run_for(0.001)
 
     row = world.task(task)
     assert (TaskState.FAILED, "queue_timeout: not claimed within 7250ms") == (row.state, row.reason)
+    assert [("task.timed_out", task, "queue_timeout")] == [
+        (line["event"], line["task_id"], line["timeout"]) for line in logs
+    ]
     assert (7_250, []) == ((row.finished_at or 0) - row.created_at, world.runs(task))
 
 
@@ -437,11 +395,8 @@ def test_one_that_came_meanwhile_is_found_within_a_poll() -> None:
     world.run_for(3.3)
 
     task = world.submit("late", queue_timeout_ms=1_000)
-    world.run_for(0.9)
-    assert TaskState.READY is world.state(task)
-    world.run_for(1.1)
 
-    assert TaskState.FAILED is world.state(task)
+    assert (TaskState.READY, TaskState.FAILED) == world.states_at(task, 0.9, 1.1)
 
 
 def test_a_task_claimed_in_time_is_free_of_its_queue_timeout(world: World) -> None:
@@ -492,10 +447,7 @@ def test_waiting_tasks_are_queried_once_in_a_poll() -> None:
 def test_a_running_task_is_ended_for_good_when_its_total_time_is_over(world: World) -> None:
     task = started(world, total_timeout_ms=7_250)
 
-    world.run_for(7.249)
-    assert [] == ends(world)
-    world.run_for(0.001)
-    assert ["timed_out"] == ends(world)
+    assert ["timed_out"] == ends_after_quiet(world, 7.249, 0.001)
     world.gone(task, None, signal=15)
 
     row = world.task(task)

@@ -189,7 +189,7 @@ def test_the_grace_begins_when_the_last_of_a_huge_tree_has_the_kill_signal(
     assert [] == [process for process in tree if SIGKILL not in kinds(process)]
 
 
-def test_an_end_that_is_hurried_goes_on_part_by_part(world: Counting) -> None:
+def test_an_end_at_once_goes_on_part_by_part(world: Counting) -> None:
     leader = world.start(HUGE, kill_grace=1e6)
     for _ in range(MANY):
         world.kernel.born(leader.pid, cannot_die=True)

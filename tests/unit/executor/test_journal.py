@@ -184,7 +184,7 @@ class Disk:
         return self._really(descriptor, data)
 
 
-def test_r35_a_start_that_cannot_be_noted_is_the_hosts_fault_until_there_is_room(
+def test_r35_a_start_that_cannot_be_journaled_is_the_hosts_fault_until_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path)

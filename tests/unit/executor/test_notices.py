@@ -179,7 +179,7 @@ def test_a_flood_is_read_now_and_then_and_the_rest_waits_in_its_own_socket(ear: 
         ear.notices.forget(other)
 
 
-def test_a_socket_that_rests_can_be_closed(ear: Ear) -> None:
+def test_a_socket_that_is_not_watched_can_be_closed(ear: Ear) -> None:
     with ear.open() as out:
         out.setblocking(False)
         for _ in range(READS):
@@ -264,7 +264,7 @@ def test_the_nameless_socket_in_use_stays_open(ear: Ear) -> None:
         assert ["still here"] == [notice.note for notice in ear.taken()]
 
 
-def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
+def test_a_flood_at_a_nameless_socket_is_bounded_like_any_other(ear: Ear) -> None:
     with ear.open() as out:
         *_, name = ear.notices.names
         name.restore()
