@@ -15,12 +15,12 @@ class Family:
 
     def __init__(self) -> None:
         become_subreaper()
-        self._strangers = set(_below(os.getpid()))
+        self._strangers = set(below())
 
     def living(self) -> list[int]:
         """Return every living descendant; reap our dead children."""
         found = []
-        for pid in _below(os.getpid()):
+        for pid in below():
             if pid in self._strangers:
                 continue
             state = _state(pid)
@@ -73,14 +73,25 @@ def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         try:
-            if pid in _below(os.getpid()):
+            if pid in below():
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         finally:
             os.close(handle)
 
 
-def _below(pid: int) -> list[int]:
-    found = _children(pid)
+def below() -> list[int]:
+    """Return every descendant, dead or alive.
+
+    One whose parent dies meanwhile gets another, perhaps of those that were looked at before.
+    """
+    found, again = _walk(), _walk()
+    while found != again:
+        found, again = again, _walk()
+    return found
+
+
+def _walk() -> list[int]:
+    found = _children(os.getpid())
     for child in found:  # it grows while we go through it
         found.extend(_children(child))
     return found

@@ -13,3 +13,9 @@ def world(tmp_path: Path, bytecode: Path) -> Iterator[World]:
         yield world
     finally:
         world.close()
+
+
+@pytest.fixture
+def installed(world: World) -> None:
+    """Run each verb as the installed command, in a process of its own."""
+    world.in_process = frozenset()

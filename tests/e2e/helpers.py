@@ -66,14 +66,12 @@ def on_a_terminal(
 def submit_all(world: World, *tasks: Mapping[str, object]) -> list[int]:
     """Submit many tasks in one go; return their ids."""
     lines = "\n".join(json.dumps(task) for task in tasks)
-    return [
-        int(line) for line in world.prepared("submit", "--from", "-", stdin=lines).stdout.split()
-    ]
+    return [int(line) for line in world.cli("submit", "--from", "-", stdin=lines).stdout.split()]
 
 
 def listed(world: World) -> dict[int, dict[str, Any]]:
     """Return every task as `list` shows it, by id."""
-    tasks = world.prepared("list", "--json", "--limit", "100000").json
+    tasks = world.cli("list", "--json", "--limit", "100000").json
     return {task["id"]: task for task in reversed(tasks)}
 
 

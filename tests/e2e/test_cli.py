@@ -14,6 +14,20 @@ from dispatcher.host.node import known_node_id
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 
+pytestmark = pytest.mark.usefixtures("installed")
+
+#: Prints the help of each verb in a process that has imported no other verb.
+EACH_VERB_ALONE = """
+import os, sys
+from dispatcher.cli import app
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+for verb in app.VERBS:
+    if (pid := os.fork()) == 0:
+        os._exit(app.run([verb, "--help"]))
+    if os.waitpid(pid, 0)[1]:
+        sys.exit(verb)
+"""
+
 #: Modules that a submit must not import; all of them together cost more than the submit.
 FORBIDDEN = {
     *("structlog", "rich", "psutil", "prometheus_client", "logging", "asyncio", "concurrent"),
@@ -235,6 +249,18 @@ def test_check_config_reports_every_mistake_and_exits_78(world: World) -> None:
     for verb in (["run"], ["submit", "--", "true"], ["claim"]):
         assert lines == world.cli(*verb, exits=78).stderr.splitlines()
     assert lines == world.cli("list").stderr.splitlines()[:2]
+
+
+def test_each_verb_imports_all_that_it_needs(world: World) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EACH_VERB_ALONE],
+        env=world.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_submitting_imports_only_what_it_needs(world: World) -> None:

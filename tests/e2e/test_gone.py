@@ -29,7 +29,7 @@ def test_a_refused_start_hides_no_earlier_run_that_may_still_write(world: World)
         fails = shell("until [ -e go ]; do sleep 0.02; done; echo x; exit 1")
         task_id = world.submit(*fails, max_attempts=5)
         daemon.expect("run.started", task_id=task_id)
-        world.prepared("pause", "default")  # so that its second run waits for what follows
+        world.cli("pause", "default")  # so that its second run waits for what follows
         (world.directory / "go").touch()
         expect_settled(daemon, [task_id], outcome="failed")
         (first,) = world.show(task_id)["runs"]
@@ -37,7 +37,7 @@ def test_a_refused_start_hides_no_earlier_run_that_may_still_write(world: World)
         holder = subprocess.Popen(["flock", "--no-fork", str(output), "sleep", "1000"])
         try:
             eventually(lambda: expect_locked(output))
-            world.prepared("resume", "default")
+            world.cli("resume", "default")
             for fence in (2, 3):
                 settled = daemon.expect("run.settled", task_id=task_id, fence=fence)
                 assert "released" == settled["outcome"]

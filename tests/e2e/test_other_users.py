@@ -20,6 +20,8 @@ from tests.e2e.helpers import as_user, external_executor, ordinary_user
 from tests.e2e.users import as_root, owned_by
 from tests.e2e.world import DISPATCHER, World
 
+pytestmark = pytest.mark.usefixtures("installed")
+
 #: The content of a file that only root may read.
 SECRET = "root's\n"
 

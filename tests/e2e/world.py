@@ -4,7 +4,6 @@ Everything a world starts is ended through handles on exactly those processes, a
 leaves one behind fails its test.
 """
 
-import ctypes
 import io
 import json
 import os
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import (
     chdir,
     closing,
@@ -32,6 +31,7 @@ from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.cli import app
 from dispatcher.host.owner import owner_of
+from tests.crash.family import become_subreaper, below
 from tests.e2e.lines import expect_in_form
 from tests.eventually import PATIENCE, eventually
 
@@ -46,7 +46,20 @@ SHORT_DELAYS: Mapping[str, Mapping[str, object]] = {
     "logs": {"level": "debug", "format": "json"},
 }
 
-_PR_SET_CHILD_SUBREAPER = 36
+#: Verbs that run in this process: they use the store and the daemon's socket, and wait for nobody.
+#: A process takes a fifth of a second of CPU, most of it for its imports.
+IN_PROCESS = frozenset(
+    {
+        *("cancel", "check-config", "config", "hold", "list", "logs", "pause", "prune", "release"),
+        *("reload", "resume", "retry", "show", "status", "submit", "why"),
+    }
+)
+
+#: Options with which they wait, until a signal ends them.
+WAITING = frozenset({"--wait", "--follow", "-f", "--watch", "-w"})
+
+#: Variables that they read when they need them: Python reads others, as its locale, at its start.
+READ_LATE = frozenset({"PATH", "RUNTIME_DIRECTORY"})
 
 
 @dataclass(frozen=True)
@@ -143,10 +156,12 @@ class World:
         self._own_env = dict(self.env)
         self.prefix: tuple[str, ...] = ()
         """The words before every command: its user and its directory."""
+        self.in_process = IN_PROCESS
+        """Verbs that need no process of their own."""
         self._daemons = 0
-        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
+        self._before = set(below())
         # An orphan in here becomes our child: no process gets away.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        become_subreaper()
         self.configure()
 
     def configure(self, **sections: Mapping[str, object]) -> None:
@@ -178,47 +193,61 @@ class World:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> Result:
-        """Run `dispatcher ARGUMENTS` to its end, and expect this exit code."""
-        words = (a if isinstance(a, str | bytes) else str(a) for a in arguments)
-        command = [*self.prefix, DISPATCHER, *words]
-        done = subprocess.run(
-            command,
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            env={**self.env, **(env or {})},
-            cwd=cwd or self.directory,
-            check=False,
-        )
-        stdout, stderr = (
-            out.decode(errors="surrogateescape") for out in (done.stdout, done.stderr)
-        )
-        result = Result(done.returncode, stdout, stderr)
+        """Run `dispatcher ARGUMENTS` to its end, and expect this exit code.
+
+        It is the installed command, unless its verb runs `in_process` and nothing is particular.
+        """
+        words = [a if isinstance(a, str | bytes) else str(a) for a in arguments]
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        around = {**self.env, **(env or {})}
+        if cwd is None and READ_LATE.issuperset(env or ()) and self._needs_no_process(words):
+            result = self._run_in_process([str(word) for word in words], given, around)
+        else:
+            result = self._run(words, given, around, cwd or self.directory)
         assert exits == result.exit_code, f"{arguments!r} gave {result}"
         assert "Traceback" not in result.stderr, result.stderr
         return result
 
-    def prepared(self, *arguments: str | int, stdin: str = "") -> Result:
-        """Run `dispatcher ARGUMENTS`, where it is not what is proved: in this process if it can be.
+    def _run(
+        self, words: list[str | bytes], stdin: bytes, env: Mapping[str, str], cwd: Path
+    ) -> Result:
+        command = [*self.prefix, DISPATCHER, *words]
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, env=env, cwd=cwd, check=False
+        )
+        stdout, stderr = (
+            out.decode(errors="surrogateescape") for out in (done.stdout, done.stderr)
+        )
+        return Result(done.returncode, stdout, stderr)
 
-        A process of its own takes a fifth of a second of CPU, most of it for its imports.
-        """
-        if self.prefix or self.env != self._own_env or self._is_of_another_user():
-            return self.cli(*arguments, stdin=stdin)
+    def _needs_no_process(self, words: Sequence[str | bytes]) -> bool:
+        return (
+            words[:1] != []
+            and words[0] in self.in_process
+            and WAITING.isdisjoint(words)
+            and all(isinstance(word, str) for word in words)
+            and not (self.prefix or self.env != self._own_env or self._is_of_another_user())
+        )
+
+    def _run_in_process(self, words: list[str], stdin: bytes, env: Mapping[str, str]) -> Result:
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
         before, there = dict(os.environ), sys.stdin
         os.environ.clear()
-        os.environ.update(self.env)
-        sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
+        os.environ.update(env)
+        sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
         try:
             with chdir(self.directory), redirect_stdout(out), redirect_stderr(err):
-                code = app.run([str(argument) for argument in arguments])
+                code = app.run(words)
         finally:
             sys.stdin = there
             os.environ.clear()
             os.environ.update(before)
-        result = Result(code, *(file.buffer.getvalue().decode() for file in (out, err)))
-        assert 0 == result.exit_code, f"{arguments!r} gave {result}"
-        return result
+        out.flush()
+        err.flush()
+        stdout, stderr = (
+            file.buffer.getvalue().decode(errors="surrogateescape") for file in (out, err)
+        )
+        return Result(code, stdout, stderr)
 
     def _is_of_another_user(self) -> bool:
         """Whether a command becomes another user, and this process with it."""
@@ -231,10 +260,10 @@ class World:
             for name, value in options.items()
             for text in (f"--{name.replace('_', '-')}", str(value))
         ]
-        return self.prepared("submit", *given, "--", *command).id
+        return self.cli("submit", *given, "--", *command).id
 
     def show(self, task_id: int) -> dict[str, Any]:
-        shown: dict[str, Any] = self.prepared("show", task_id, "--json").json
+        shown: dict[str, Any] = self.cli("show", task_id, "--json").json
         return shown
 
     def until(self, task_id: int, *states: str) -> dict[str, Any]:
@@ -313,10 +342,11 @@ class World:
     def processes(self) -> list[psutil.Process]:
         """Return every living process that came from this world; bury the dead ones."""
         living = []
-        for child in psutil.Process().children(recursive=True):
+        for pid in below():
             with suppress(psutil.NoSuchProcess, ChildProcessError):
-                if child.pid in self._before:
+                if pid in self._before:
                     continue
+                child = psutil.Process(pid)
                 if child.status() != psutil.STATUS_ZOMBIE:
                     living.append(child)
                 elif child.ppid() == os.getpid():
