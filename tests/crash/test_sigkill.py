@@ -1,6 +1,7 @@
 """A real SIGKILL at each kind of call that leaves a process; the next start makes it right.
 
-Normally after one call of each kind; with FUZZ=1 before, within and after.
+Normally after the call with which each collaborator changes the most for others; with FUZZ=1
+before, within and after each kind of call, at all of which `test_every_call` plays a death.
 """
 
 import os
@@ -13,7 +14,15 @@ from tests.crash.mortal import AFTER, BEFORE, WITHIN
 from tests.crash.outside import Outside, was_killed
 from tests.crash.plays import CASTS, Played, Work
 
-MOMENTS = (BEFORE, WITHIN, AFTER) if "FUZZ" in os.environ else (AFTER,)
+FUZZ = "FUZZ" in os.environ
+
+MOMENTS = (BEFORE, WITHIN, AFTER) if FUZZ else (AFTER,)
+
+#: For each collaborator of daemon and executor, what it leaves to others most.
+DECISIVE = {
+    *("store.commit", "client.flush", "connection.send", "launcher.ensure_running"),
+    *("kernel.signal", "spawner.start", "outputs.open", "journal.flush", "server.flush"),
+}
 
 #: The number of the call to die at, by site; the first by default.
 NUMBERS = {
@@ -40,7 +49,7 @@ def points(found: dict[str, bool], *without: str) -> list[str]:
         f"{site}:{moment}:{NUMBERS.get(site, 1)}"
         for site, has_half in found.items()
         for moment in MOMENTS
-        if site not in without and (moment != WITHIN or has_half)
+        if site not in without and (FUZZ or site in DECISIVE) and (moment != WITHIN or has_half)
     ]
 
 
@@ -87,3 +96,10 @@ def test_a_daemon_killed_while_it_ends_a_run_ends_it_again(moment: str, outside:
 
     judge_stage(outside.stage)
     assert [1] == outside.stage.diary(task).started()
+
+
+def test_each_collaborator_has_one_decisive_call() -> None:
+    every = [site.partition(".")[0] for site in (*sites.of_daemon(), *sites.of_executor())]
+
+    assert sorted(set(every)) == sorted(site.partition(".")[0] for site in DECISIVE)
+    assert {*sites.of_daemon(), *sites.of_executor()} >= DECISIVE
