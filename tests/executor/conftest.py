@@ -10,11 +10,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dispatcher import wire
 from tests.crash.family import Family
 from tests.eventually import eventually
 from tests.executor.daemon import Daemon
@@ -107,8 +109,8 @@ class Home:
             process.wait()
 
 
-@pytest.fixture
-def home() -> Iterator[Home]:
+@contextmanager
+def _home() -> Iterator[Home]:
     family = Family()
     directory = Path(tempfile.mkdtemp(prefix="executor-"))
     home = Home(directory)
@@ -124,7 +126,52 @@ def home() -> Iterator[Home]:
 
 
 @pytest.fixture
+def own() -> Iterator[Home]:
+    """A home without an executor, where the module's others may share one."""
+    with _home() as home:
+        yield home
+
+
+@pytest.fixture
+def home(own: Home) -> Home:
+    return own
+
+
+@pytest.fixture
 def daemon(home: Home) -> Daemon:
     """A daemon connected to a fresh executor."""
     home.executor()
     return home.daemon()
+
+
+# For modules whose tests do not care what an executor did before ---------------------------
+
+
+@pytest.fixture(scope="module")
+def home_of_all() -> Iterator[Home]:
+    """The home of an executor that the tests of a module share."""
+    with _home() as home:
+        home.executor()
+        yield home
+
+
+@pytest.fixture
+def shared(home_of_all: Home) -> Home:
+    """The shared home, with outputs of this test's own."""
+    home = copy(home_of_all)
+    home.outputs = Path(tempfile.mkdtemp(dir=home.outputs))
+    return home
+
+
+@pytest.fixture
+def next_daemon(shared: Home) -> Daemon:
+    """A daemon connected to the shared executor, which has no run of an earlier test."""
+    daemon = shared.daemon()
+    for uid, run in daemon.runs.items():
+        if run.state is not wire.RunState.GONE:
+            daemon.send(wire.End(uid=wire.RunUid(uid), reason="released", at_once=True))
+            daemon.expect(wire.Exited, uid)
+        daemon.send(wire.Forget(uid=wire.RunUid(uid)))
+    daemon.ping()
+    daemon.runs.clear()
+    return daemon

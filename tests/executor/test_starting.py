@@ -15,6 +15,16 @@ from tests.executor.daemon import Daemon
 PYTHON = sys.executable
 
 
+@pytest.fixture
+def home(shared: Home) -> Home:
+    return shared
+
+
+@pytest.fixture
+def daemon(next_daemon: Daemon) -> Daemon:
+    return next_daemon
+
+
 def run(daemon: Daemon, command: list[str], output: Path, **settings: object) -> wire.Exit:
     uid = daemon.start(command, output, **settings)
     return daemon.expect(wire.Exited, uid).exit
@@ -99,15 +109,15 @@ def test_without_a_payload_stdin_is_empty(home: Home, daemon: Daemon) -> None:
     assert "/dev/null\n" == home.output().read_text()
 
 
-def test_r28_the_environment_is_an_allow_list_and_what_the_task_names(home: Home) -> None:
+def test_r28_the_environment_is_an_allow_list_and_what_the_task_names(own: Home) -> None:
     mine = {"HOME": "/home/me", "LC_TIME": "de_AT", "SECRET": "s3cret", "PATH": os.environ["PATH"]}
-    home.executor(env={**dict.fromkeys(os.environ, ""), **mine})
-    daemon = home.daemon()
+    own.executor(env={**dict.fromkeys(os.environ, ""), **mine})
+    daemon = own.daemon()
 
-    uid = daemon.start(["env"], home.output(), env={"COLOUR": "blue", "HOME": "/elsewhere"})
+    uid = daemon.start(["env"], own.output(), env={"COLOUR": "blue", "HOME": "/elsewhere"})
     daemon.expect(wire.Exited, uid)
 
-    got = dict(line.partition("=")[::2] for line in home.output().read_text().splitlines())
+    got = dict(line.partition("=")[::2] for line in own.output().read_text().splitlines())
     assert {"COLOUR": "blue", "HOME": "/elsewhere", worker_api.MARKER: uid} == {
         name: got[name] for name in ("COLOUR", "HOME", worker_api.MARKER)
     }
@@ -116,26 +126,26 @@ def test_r28_the_environment_is_an_allow_list_and_what_the_task_names(home: Home
     assert others <= {"COLOUR", worker_api.MARKER, *worker_api.ENVIRONMENT_ALLOWED}
 
 
-def test_a_run_that_does_not_inherit_gets_what_is_sent_and_the_outer_markers(home: Home) -> None:
-    home.executor(env={"PATH": "/bin", "TZ": "UTC", "LC_TIME": "C", worker_api.MARKER: "outer"})
-    daemon = home.daemon()
+def test_a_run_that_does_not_inherit_gets_what_is_sent_and_the_outer_markers(own: Home) -> None:
+    own.executor(env={"PATH": "/bin", "TZ": "UTC", "LC_TIME": "C", worker_api.MARKER: "outer"})
+    daemon = own.daemon()
 
-    uid = daemon.start(["/usr/bin/env"], home.output(), env={"COLOUR": "blue"}, inherits=False)
+    uid = daemon.start(["/usr/bin/env"], own.output(), env={"COLOUR": "blue"}, inherits=False)
     daemon.expect(wire.Exited, uid)
 
     assert {"COLOUR=blue", f"{worker_api.OUTER_MARKER}=outer", f"{worker_api.MARKER}={uid}"} == set(
-        home.output().read_text().splitlines()
+        own.output().read_text().splitlines()
     )
 
 
-def test_a_nested_dispatcher_passes_the_outer_markers_through(home: Home) -> None:
-    home.executor(env={worker_api.MARKER: "outer", worker_api.OUTER_MARKER: "outermost"})
-    daemon = home.daemon()
+def test_a_nested_dispatcher_passes_the_outer_markers_through(own: Home) -> None:
+    own.executor(env={worker_api.MARKER: "outer", worker_api.OUTER_MARKER: "outermost"})
+    daemon = own.daemon()
 
-    uid = daemon.start(["env"], home.output())
+    uid = daemon.start(["env"], own.output())
     daemon.expect(wire.Exited, uid)
 
-    lines = home.output().read_text().splitlines()
+    lines = own.output().read_text().splitlines()
     assert f"{worker_api.OUTER_MARKER}=outer:outermost" in lines
     assert f"{worker_api.MARKER}={uid}" in lines
 
@@ -172,19 +182,19 @@ def test_cwd_and_umask_are_the_tasks_and_those_of_the_executor_stay(
     assert status.startswith("0077\n")
 
 
-def test_children_get_the_limits_that_the_executor_was_started_with(home: Home) -> None:
+def test_children_get_the_limits_that_the_executor_was_started_with(own: Home) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (777, hard))
     try:
-        process = home.executor()
+        process = own.executor()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    daemon = home.daemon()
+    daemon = own.daemon()
 
-    uid = daemon.start(["sh", "-c", "ulimit -Sn; ulimit -Hn"], home.output())
+    uid = daemon.start(["sh", "-c", "ulimit -Sn; ulimit -Hn"], own.output())
     daemon.expect(wire.Exited, uid)
 
-    assert f"777\n{hard}\n" == home.output().read_text()
+    assert f"777\n{hard}\n" == own.output().read_text()
     assert (hard, hard) == resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
 
 
@@ -209,14 +219,14 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
     return str(path)
 
 
-def test_the_executors_own_path_is_shown_shortened_and_a_given_one_never(home: Home) -> None:
-    home.executor(env={"PATH": "/a:" * 500})
-    daemon = home.daemon()
+def test_the_executors_own_path_is_shown_shortened_and_a_given_one_never(own: Home) -> None:
+    own.executor(env={"PATH": "/a:" * 500})
+    daemon = own.daemon()
 
-    own = fails(daemon, ["nonesuch"], home.output("a"))
-    given = fails(daemon, ["nonesuch"], home.output("b"), env={"PATH": "/sekret"}, inherits=False)
+    shown = fails(daemon, ["nonesuch"], own.output("a"))
+    given = fails(daemon, ["nonesuch"], own.output("b"), env={"PATH": "/sekret"}, inherits=False)
 
-    assert f"no such program: 'nonesuch' (not in PATH '{'/a:' * 26}/a…')" == own.error
+    assert f"no such program: 'nonesuch' (not in PATH '{'/a:' * 26}/a…')" == shown.error
     assert "sekret" not in given.error
 
 

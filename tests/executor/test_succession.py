@@ -48,28 +48,30 @@ def test_survivors_are_gone_before_the_successors_hello(home: Home, daemon: Daem
 COVERED = [ways for ways in ALL_WAYS if set(ways) != set(WAYS)]
 
 
-@pytest.mark.parametrize("ways", COVERED, ids=lambda ways: "+".join(ways) or "none")
 @pytest.mark.parametrize("leader", ["leader", "-"])
 def test_r13_escaped_grandchildren_are_swept_too(
-    home: Home, daemon: Daemon, tmp_path: Path, ways: tuple[str, ...], leader: str
+    home: Home, daemon: Daemon, tmp_path: Path, leader: str
 ) -> None:
-    command = escapes(tmp_path / "pid", leader, *ways)
-    uid = daemon.start(command, home.output(), leftover_grace=1000.0)
-    grandchild = pid_in(tmp_path / "pid")
-    if leader == "leader":
-        daemon.expect(wire.Changed, uid)
+    """All at once: each is found by what it kept, whatever the others are found by."""
+    grandchildren = {}
+    for ways in COVERED:
+        file = tmp_path / f"pid+{'+'.join(ways)}"
+        command = escapes(file, leader, *ways)
+        uid = daemon.start(command, home.output(file.name), leftover_grace=1000.0)
+        grandchildren[uid] = pid_in(file)
+        if leader == "leader":
+            daemon.expect(wire.Changed, uid)
 
     dies(home)
-    assert lives(grandchild)
+    assert all(map(lives, grandchildren.values()))
     later = succeeded(home)
 
-    assert not lives(grandchild)
-    exit_ = later.runs[uid].exit
-    assert exit_ is not None
-    if leader == "leader":
-        assert (5, None) == (exit_.exit_code, later.runs[uid].ended_by)
-    else:
-        assert (None, "swept") == (exit_.exit_code, later.runs[uid].ended_by)
+    for uid, ways in zip(grandchildren, COVERED, strict=True):
+        assert not lives(grandchildren[uid]), ways
+        exit_ = later.runs[uid].exit
+        assert exit_ is not None, ways
+        end = (5, None) if leader == "leader" else (None, "swept")
+        assert end == (exit_.exit_code, later.runs[uid].ended_by), ways
 
 
 def test_two_hundred_survivors_that_only_their_output_gives_away_are_found_together(
