@@ -46,8 +46,10 @@ TASK = st.integers(0, 3)
 TIME = st.sampled_from([0, 1, 333, 1_000, 2_500, 60_000, 200_000, -1_000, -3_600_000])
 #: How far an operation's `now` may lie behind: a stale one is safe.
 LAG = st.sampled_from([0, 0, 0, 1, 400, 5_000])
-#: Own and earlier ones more often than the rest.
-LOCKS = st.sampled_from(["own", "own", "own", "own", "earlier", "earlier", *KINDS_OF_LOCKS])
+#: Own, earlier and stored ones more often than the rest.
+LOCKS = st.sampled_from([*("own",) * 6, *("earlier", "stored") * 3, *KINDS_OF_LOCKS])
+#: A moment that is never left to chance: the very one at which the next lease expires.
+AT_EXPIRY = "at the next expiry"
 #: A declaration counts only while its run has the lock: most are the rightful worker's.
 DECLARERS = st.sampled_from([*("own",) * 12, "earlier", "earlier", *KINDS_OF_LOCKS])
 WORDS = st.sampled_from(Declared)
@@ -213,17 +215,21 @@ class LeaseProtocol(Twins):
             task.run.exit_code = code
 
     @rule(
-        after=TIME,
+        after=TIME | st.just(AT_EXPIRY),
         gap=st.sampled_from([0, 0, 0, 0, 2_000, 2**40]),
         renews=st.booleans(),
         lag=st.sampled_from([0, 0, 400]),
     )
-    def reap(self, after: int, gap: int, lag: int, *, renews: bool) -> None:
+    def reap(self, after: int | str, gap: int, lag: int, *, renews: bool) -> None:
         """The daemon's part: now and then renew the leases that it renews; end the expired ones.
 
         After a gap, which was our own fault, the short leases are renewed once instead.
         """
-        self.clock += after
+        expiries = [task.expires for task in self.tasks.values() if task.may_expire]
+        if isinstance(after, int):
+            self.clock += after
+        elif expiries:
+            self.clock, lag = min(expiries), 0
         now = StoreTime(self.clock - lag)
         if gap:
             self.spare(gap, now)
