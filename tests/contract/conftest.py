@@ -10,6 +10,7 @@ from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import NOW, OneByOne, new_task
 from tests.contract.sqlite_files import opened
+from tests.fresh_stores import put_fresh_database
 from tests.postgres import Postgres, running
 
 #: Every engine runs every test of the contract; `helpers.EMBEDDED` marks the exceptions.
@@ -67,6 +68,8 @@ def unmade(request: pytest.FixtureRequest, url: str) -> Iterator[str]:
 @pytest.fixture
 def raw(url: str, tmp_path: Path) -> Iterator[SqlStore]:
     """Return an open store, for tests of transactions."""
+    if url.startswith("sqlite:"):
+        put_fresh_database(Path(url.removeprefix("sqlite://")))
     store = open_store(url, state_dir=tmp_path / "state", patience=10)
     assert isinstance(store, SqlStore)
     yield store

@@ -12,6 +12,7 @@ from dispatcher.model import TaskState
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.times import HostClock, Instant, StoreTime, WallTime
+from tests.fresh_stores import put_fresh_store
 from tests.model.oracle import TaskModel
 
 NODE = "node-1"
@@ -32,6 +33,7 @@ class Twins(RuleBasedStateMachine):
         super().__init__()
         where = MEMORY if MEMORY.is_dir() else None
         self.directory = Path(tempfile.mkdtemp(prefix="model-", dir=where))
+        put_fresh_store(self.directory)
         self.clock = EPOCH
         self.store = self.opened()
         self.tasks: dict[int, TaskModel] = {}

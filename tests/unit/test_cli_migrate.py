@@ -1,5 +1,6 @@
 """An older database: refused by every verb but those that may bring it up to date."""
 
+import shutil
 from contextlib import closing
 
 import pytest
@@ -69,6 +70,8 @@ def test_a_newer_database_is_refused(newer: Command, monkeypatch: pytest.MonkeyP
 
 
 def test_migrate_creates_a_missing_database(command: Command) -> None:
+    shutil.rmtree(command.state_dir)
+
     assert (
         f"no database yet; to do: schema {NOW}\n" == command("migrate", "--check", exits=1).stdout
     )

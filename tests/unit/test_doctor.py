@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 import time
@@ -143,6 +144,8 @@ def test_as_json(used: Command) -> None:
 
 
 def test_before_the_first_use_it_makes_nothing(command: Command) -> None:
+    shutil.rmtree(command.state_dir)
+
     printed = command("doctor").stdout
 
     assert (
