@@ -5,7 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -183,15 +184,24 @@ def redirected(world: World, arguments: str, where: str) -> subprocess.Completed
     )
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[World]:
+    """A world in which one task has run."""
+    world = World(tmp_path_factory.mktemp("idle"), bytecode)
+    try:
+        world.submit("echo", "x")
+        world.cli("run", "--drain")
+        yield world
+    finally:
+        world.close()
+
+
 @pytest.mark.parametrize(
     "verb", ["list", "list --json-lines", "show 1", "logs 1", "status", "config", "--help"]
 )
-def test_a_full_disk_and_a_closed_stdout_are_reported_or_survived(world: World, verb: str) -> None:
-    world.submit("echo", "x")
-    world.cli("run", "--drain")
-
+def test_a_full_disk_and_a_closed_stdout_are_reported_or_survived(idle: World, verb: str) -> None:
     full, closed, left = (
-        redirected(world, verb, where) for where in ("> /dev/full", ">&-", "2>&1 | true")
+        redirected(idle, verb, where) for where in ("> /dev/full", ">&-", "2>&1 | true")
     )
 
     assert (1, "dispatcher: cannot write: No space left on device\n") == (

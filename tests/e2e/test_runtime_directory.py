@@ -69,6 +69,7 @@ VERB = f"""
     while [ ! -e enough ]; do
         {heartbeat_of_page()}
         echo beat >> beats.$DISPATCHER_TASK_ID
+        sleep 0.3
     done
 """
 
