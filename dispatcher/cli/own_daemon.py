@@ -20,6 +20,7 @@ from dispatcher.exit_codes import ExitCode
 from dispatcher.host import background, files, locks, owner
 from dispatcher.host.background import Child
 from dispatcher.host.node import node_id
+from dispatcher.logs.lean import without_rich
 from dispatcher.quantities import signal_names
 from dispatcher.times import instant
 
@@ -53,9 +54,9 @@ def run_detached(config: Config, *, drain: bool) -> int:
     except OSError as error:
         raise cannot_write(f"cannot use {log}", error, "move away what is there") from error
     if child is None:
-        from dispatcher.daemon.duties import bound_log  # noqa: PLC0415 - not for the one that waits
-        from dispatcher.daemon.run import run  # noqa: PLC0415
-
+        with without_rich():  # imported here, not for the one that waits
+            from dispatcher.daemon.duties import bound_log  # noqa: PLC0415
+            from dispatcher.daemon.run import run  # noqa: PLC0415
         return run(config, drain=drain, onlooker=bound_log(log))
     try:
         with _end_of(child.pid) as end:

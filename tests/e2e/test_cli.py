@@ -263,6 +263,19 @@ def test_each_verb_imports_all_that_it_needs(world: World) -> None:
     assert (0, "") == (done.returncode, done.stderr)
 
 
+def test_a_daemon_starts_without_rich_and_can_import_it_later(world: World) -> None:
+    script = (
+        "import sys, dispatcher.cli.verbs.run; found = {'structlog', 'rich'} & set(sys.modules);"
+        "import rich.console; print(*found)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=world.env, capture_output=True, text=True, check=True
+    )
+
+    assert "structlog\n" == done.stdout
+
+
 def test_submitting_imports_only_what_it_needs(world: World) -> None:
     script = (
         "import sys; from dispatcher.cli import app; code = app.run(['submit', '--', 'true']);"

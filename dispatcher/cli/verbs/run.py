@@ -5,7 +5,10 @@ import click
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.progress import is_watched
-from dispatcher.daemon.run import run as run_daemon
+from dispatcher.logs.lean import without_rich
+
+with without_rich():
+    from dispatcher.daemon.run import run as run_daemon
 
 
 @click.command(
