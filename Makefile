@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo picture test format lint types layers pytest test-busy test-system docs fuzz bench clean
+.PHONY: help demo picture test format lint types layers modules pytest test-busy test-system docs fuzz \
+	bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
@@ -29,7 +30,10 @@ demo: $(STAMP)
 picture: $(STAMP)
 	$(BIN)/dispatcher demo --svg docs/demo.svg
 
-test: format lint types layers pytest
+# The checks that are no tests use one core each.
+test: $(STAMP)
+	$(MAKE) --jobs=2 --output-sync format lint types layers modules
+	$(MAKE) pytest
 
 format: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -42,6 +46,12 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+
+# Compiled once, as each of pytest's workers and each daemon would do it again. It reports no mistake.
+modules: export PYTHONDONTWRITEBYTECODE =
+modules: $(STAMP)
+	-@$(BIN)/python -m compileall -q dispatcher worker_stub >/dev/null
+	-@$(BIN)/pytest --collect-only --quiet --disable-warnings >/dev/null 2>&1
 
 # More processes than cores, as most tests wait more than they compute. systemd-analyze checks the
 # units.
@@ -66,7 +76,8 @@ test-system: $(STAMP)
 		|| apt-get install --yes --quiet --no-install-recommends qemu-system-x86
 	$(BIN)/pytest -rfEsP --numprocesses 3 --dist loadgroup --durations 20 tests/system
 
-# A death at every call instead of some, many seeds, and random deaths and rounds for FUZZ_MINUTES each.
+# A death at every call instead of one of each kind, many seeds, and random deaths and rounds for
+# FUZZ_MINUTES each.
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
 	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 --timeout 0 tests/crash tests/model
@@ -87,4 +98,5 @@ bench: $(STAMP)
 
 clean:
 	rm -rf /var/cache/dispatcher-tests
+	find dispatcher worker_stub tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
