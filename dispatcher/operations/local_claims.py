@@ -7,14 +7,17 @@ from dispatcher import commits, submission
 from dispatcher.config.config import Config
 from dispatcher.errors import NoLock, QueuePaused
 from dispatcher.execution import LOCAL, Claim
-from dispatcher.model import Outcome, PausedQueue, TaskState
+from dispatcher.model import Outcome, PausedQueue, TaskFilter, TaskState
 from dispatcher.store.api import Store
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, sleep
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, validated_message
 
 #: Tasks moved to ready, and as many failed whose time is over, before a claim. Bounds how long
 #: others wait for the store.
 DUE_BATCH = 500
+
+#: Seconds between two tries of a claim that found damaged tasks alone: others write meanwhile.
+PAUSE = 0.005
 
 #: Steps for bulk submits whose client is gone, in a claim that finds nothing. Bounds its time.
 STEPS = 20
@@ -44,6 +47,8 @@ class LocalClaims:
 
         remedy = "claim again; what was claimed now is `lost` when its lease expires"
         claim = commits.change(self._store, take, remedy=remedy)
+        while claim is None and self._is_ready(queue, task_id):
+            claim = commits.change(self._store, take, remedy=remedy)
         if claim is None and self._admit_accepted():
             claim = commits.change(self._store, take, remedy=remedy)
         if isinstance(claim, PausedQueue):
@@ -105,6 +110,17 @@ class LocalClaims:
             lease_ttl_ms=lease_ttl_ms,
             now=now,
         )
+
+    def _is_ready(self, queue: str, task_id: int | None) -> bool:
+        """Return whether a task is ready that a claim did not find behind many damaged ones."""
+        if task_id is not None:
+            return False
+        with self._store.snapshot():
+            wanted = TaskFilter(states=frozenset({TaskState.READY}), queue=queue, limit=1)
+            is_ready = bool(self._store.matching(wanted))
+        if is_ready:
+            sleep(PAUSE)
+        return is_ready
 
     def _admit_accepted(self) -> bool:
         """Make tasks of accepted bulk submits, as a daemon does; return whether there were any."""

@@ -330,7 +330,8 @@ class OperatorStore(ReaderStore, Protocol):
         `owner` begins with `execution.LOCAL`. As `claim`, but only beats renew the lease, whatever
         the liveness, and takeover is at its expiry. A `lease_ttl_ms` becomes the task's. No beat
         extends the lease beyond the deadline: the end of the run time-out, counted from the claim,
-        or of the total time-out, whichever is earlier.
+        or of the total time-out, whichever is earlier. None although a task is ready and its queue
+        not paused: damaged tasks were held; commit, and call again.
         """
 
 
@@ -378,7 +379,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         task's ttl. `kill_grace_ms` is the node's, for tasks without their own: it is fixed with the
         run, so that a reload does not change it. Unless the claim is confirmed again, another node
         may take it once `until` and the kill grace are over; None: never. Claims nothing from a
-        paused queue. A task whose row was damaged by hand is held, with the damage as its reason.
+        paused queue. A task whose row was damaged by hand is held, with the damage as its reason:
+        at most 100 in one call, which then claims nothing; commit, and call again.
 
         A claim lists the outputs of the task's earlier runs on this node that may have had a
         process, latest first, without those whose leftovers may go on.

@@ -82,6 +82,9 @@ class Claimer:
                 if len(claims) == share and room.get(queue, free) > 0:
                     unexhausted.append(queue)
                 yield from claims
+                if not claims:  # damaged tasks were held: go on in the next tick
+                    turn.again = True
+                    return
             queues = unexhausted
 
     def _room(self, turn: Turn) -> dict[str, int]:

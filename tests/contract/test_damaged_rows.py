@@ -9,6 +9,7 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Intent, Outcome, TaskFilter, TaskState
 from dispatcher.policy import RetryPolicy
+from dispatcher.store.claims import MOST_DAMAGED
 from dispatcher.store.rows import DAMAGE_REMEDY, DAMAGED
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
@@ -84,6 +85,19 @@ def test_a_claim_by_hand_holds_it_too(store: OneByOne) -> None:
         )
 
     assert TaskState.HELD is store.states()[task]
+
+
+def test_one_call_holds_so_many_damaged_tasks_and_the_next_calls_the_rest(store: OneByOne) -> None:
+    tasks = [store.new() for _ in range(2 * MOST_DAMAGED + 1)]
+    for task in tasks[:-1]:
+        damage(store, task, "command = 'nope'")
+
+    held = []
+    while not (claims := store.take(limit=3)):
+        held.append(list(store.states().values()).count(TaskState.HELD))
+
+    assert [MOST_DAMAGED, 2 * MOST_DAMAGED] == held
+    assert [tasks[-1]] == [claim.task_id for claim in claims]
 
 
 def test_labels_that_nobody_can_read_are_shown_as_damaged_and_hide_no_other_task(

@@ -2,7 +2,9 @@
 
 import pytest
 
+from dispatcher.client import Client
 from dispatcher.model import Outcome, TaskState
+from dispatcher.store.claims import MOST_DAMAGED
 from dispatcher.store.rows import DAMAGED
 from tests.simulation import World
 
@@ -36,6 +38,28 @@ def test_r81_a_task_whose_row_is_damaged_is_held_and_its_neighbours_run(
     assert world.task(damaged).reason.startswith(f"{DAMAGED}{column}: ")
     world.gone(other, 0)
     assert TaskState.SUCCEEDED is world.state(other)
+
+
+def test_a_task_behind_very_many_damaged_ones_runs_without_a_further_event(world: World) -> None:
+    for _ in range(2 * MOST_DAMAGED + 1):
+        damage(world, world.submit("work", priority=1), CHANGES[3])
+    behind, other = world.submit("work"), world.submit("work", queue="other")
+
+    world.start()
+
+    assert [TaskState.RUNNING] * 2 == [world.state(behind), world.state(other)]
+
+
+def test_a_claim_by_hand_finds_the_task_behind_them(client: Client) -> None:
+    ids = [client.submit(command=["true"]).task_id for _ in range(2 * MOST_DAMAGED + 1)]
+    with client.store.transaction():
+        engine = client.store.engine  # type: ignore[attr-defined]
+        engine.change("UPDATE tasks SET command = 'nope' WHERE id < :id", {"id": ids[-1]})
+
+    claim = client.claim()
+
+    assert claim is not None
+    assert ids[-1] == claim.task_id
 
 
 @pytest.mark.parametrize("change", ["run_at = 'x'", "total_at = 'x', fails_at = 'x'"])
