@@ -241,7 +241,7 @@ def test_the_executors_own_path_is_shown_shortened_and_a_given_one_never(own: Ho
         ("cwd", ["no such working directory: /no/such/directory"]),
         ("cwd_file", ["the working directory is not a directory: /dev/null"]),
         ("mode", ["not executable: ", "/mode"]),
-        ("mode_in_path", ["not executable: ", "/mode"]),
+        ("mode_in_path", ["not executable: 'mode' (in the PATH of its submitter or profile)"]),
         ("directory", ["not a program but a directory: ", "/etc"]),
         ("interpreter", ["missing interpreter: ", "needs /no/such/sh"]),
         ("windows", ["ends with a carriage return: ", r"needs '/bin/sh\r'; save"]),
@@ -308,6 +308,30 @@ def test_r27_the_mistake_of_a_task_is_named(
     for word in words:
         assert word in failed.error
     assert 0 == run(daemon, ["true"], home.output("next")).exit_code  # nothing stayed behind
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "error"),
+    [
+        ("#!/bin/sh\n", 0o600, "not executable: 'tool' (in the PATH of its submitter or profile)"),
+        ("#!/no/such/sh\n", 0o700, "missing interpreter: tool needs /no/such/sh, which does not"),
+        ("#!/etc/passwd\n", 0o700, "not executable: /etc/passwd, the interpreter of tool"),
+        ("#!/bin/sh\r\n", 0o700, "its first line ends with a carriage return: tool needs"),
+        ("echo\n", 0o700, "not in an executable format (a script needs a #! line): tool"),
+        ("\ufeff#!/bin/sh\n", 0o700, "a byte order mark stands before its #! line: tool; save"),
+    ],
+)
+def test_a_program_that_a_sent_path_led_to_is_named_without_the_path(
+    home: Home, daemon: Daemon, tmp_path: Path, text: str, mode: int, error: str
+) -> None:
+    secret = tmp_path / "sekret"
+    secret.mkdir()
+    script(secret / "tool", text, mode)
+
+    failed = fails(daemon, ["tool"], home.output(), env={"PATH": str(secret)})
+
+    assert failed.error.startswith(error)
+    assert "sekret" not in failed.error
 
 
 def test_r35_a_missing_output_directory_is_the_hosts_fault(home: Home, daemon: Daemon) -> None:

@@ -21,36 +21,47 @@ _SHEBANG_BYTES = 256
 _MOST_IN_A_ROW = 5
 
 
+def shows_path(start: wire.Start) -> bool:
+    """Return whether messages may show a PATH and what was found by it: not one that was sent.
+
+    That may be a secret: of the submitter's environment, or of a profile's `env_file`.
+    """
+    return "PATH" not in start.env
+
+
 def explain(error: OSError, program: str, start: wire.Start) -> str:
     """Return why a program could not be executed."""
     path = os.path.join(start.cwd or "/", program.removeprefix("./"))
+    is_shown = shows_path(start) or not program or "/" in start.command[0]
+    shown = path if is_shown else start.command[0]
     number = error.errno
-    script, needed = _last_script(path)
-    text = f"cannot start {path}: {error.strerror}"
+    last, needed = _last_script(path)
+    script = shown if last == path else last
+    text = f"cannot start {shown}: {error.strerror}"
     if number == errno.E2BIG:
         text = too_large(start)
     elif number == errno.ENOEXEC:
-        text = _no_format(needed or path)
+        text = _no_format(needed or path, needed or shown)
     elif number in {errno.ENOENT, errno.ENOTDIR}:
-        text = _missing(path, script, needed)
+        text = _missing(path, shown, script, needed)
     elif number == errno.ELOOP and needed:
-        text = f"too many interpreters in a row: {path} needs {interpreter(path)}, and so on"
+        text = f"too many interpreters in a row: {shown} needs {interpreter(path)}, and so on"
     elif number == errno.EACCES and os.path.isdir(path):
-        text = f"not a program but a directory: {path}"
+        text = f"not a program but a directory: {shown}"
     elif number == errno.EACCES and needed and os.access(path, os.X_OK):
         text = f"not executable: {needed}, the interpreter of {script}"
     elif number == errno.EACCES and os.path.exists(path):
-        text = f"not executable: {path}"
+        text = f"not executable: {shown}"
     return text
 
 
-def _missing(path: str, script: str, needed: str | None) -> str:
+def _missing(path: str, shown: str, script: str, needed: str | None) -> str:
     """Return what is missing: a program, the interpreter of a script, or a loader."""
-    whose = script if script == path else f"{script}, the interpreter of {path},"
+    whose = script if script == shown else f"{script}, the interpreter of {shown},"
     if not os.path.exists(path):
-        return f"no such program: {path}"
+        return f"no such program: {shown}"
     if needed is None or os.path.exists(needed):
-        return f"missing interpreter: {needed or path} needs a loader, which does not exist"
+        return f"missing interpreter: {needed or shown} needs a loader, which does not exist"
     if needed.endswith("\r"):
         remedy = f"save it with line ends of Unix, for example: sed -i 's/\\r$//' {script}"
         return f"its first line ends with a carriage return: {whose} needs {needed!r}; {remedy}"
@@ -68,12 +79,12 @@ def _last_script(path: str) -> tuple[str, str | None]:
     return path, needed
 
 
-def _no_format(path: str) -> str:
+def _no_format(path: str, shown: str) -> str:
     """Return why the kernel does not know a file's format."""
     if _beginning(path).startswith(BOM_UTF8 + b"#!"):
-        remedy = f"save it without, for example: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"
-        return f"a byte order mark stands before its #! line: {path}; {remedy}"
-    return f"not in an executable format (a script needs a #! line): {path}"
+        remedy = f"save it without, for example: sed -i '1s/^\\xef\\xbb\\xbf//' {shown}"
+        return f"a byte order mark stands before its #! line: {shown}; {remedy}"
+    return f"not in an executable format (a script needs a #! line): {shown}"
 
 
 def too_large(start: wire.Start) -> str:

@@ -11,7 +11,7 @@ from typing import Self
 from dispatcher import wire, worker_api
 from dispatcher.errors import HOST_TROUBLE
 from dispatcher.executor.output.files import OutputFiles, OutputLocked
-from dispatcher.executor.starting.explain import explain
+from dispatcher.executor.starting.explain import explain, shows_path
 from dispatcher.executor.system.oom import OomScore
 from dispatcher.host.files import sealed_file
 from dispatcher.host.marks import mark_of, why_unmarked
@@ -78,7 +78,7 @@ class Spawner:
             if start.payload is not None:
                 stdin = sealed_file("payload", start.payload.encode())
             enter(start.cwd or "/")
-            program = find_program(start.command, environment, shows_path="PATH" not in start.env)
+            program = find_program(start.command, environment, shows_path=shows_path(start))
             return self._spawn(start, program, environment, (stdin, output))
         except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
@@ -211,7 +211,10 @@ def enter(directory: str) -> None:
 def find_program(
     command: tuple[str, ...], environment: Mapping[str, str], *, shows_path: bool
 ) -> str:
-    """Return the program's path, relative to the working directory as the child sees it."""
+    """Return the program's path, relative to the working directory as the child sees it.
+
+    Raises CannotStart, which shows where it searched if `shows_path`.
+    """
     if not command:
         raise ValueError("it is empty")
     name, search = command[0], environment.get("PATH", os.defpath)
@@ -224,8 +227,9 @@ def find_program(
             if os.access(path, os.X_OK):
                 return path
             unusable = unusable or path
-    if unusable:
-        raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}")
     beginning = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
     path = f"PATH {beginning!r}" if shows_path else "the PATH of its submitter or profile"
+    if unusable:
+        shown = unusable if shows_path else f"{name!r} (in {path})"
+        raise CannotStart(wire.Fault.TASK, f"not executable: {shown}")
     raise CannotStart(wire.Fault.TASK, f"no such program: {name!r} (not in {path})")
