@@ -75,7 +75,7 @@ def _command(claimed: Claim) -> str:
 class ExportCommand(click.Command):
     """A command whose --export ends loops unless a claim is printed to its end.
 
-    Otherwise `while eval "$(dispatcher claim --export)"` would go on with the claim of before.
+    Otherwise a loop would go on with the claim of before.
     """
 
     def make_context(

@@ -56,35 +56,6 @@ def test_one_shell_drives_a_task_with_what_claim_exports(world: World) -> None:
     assert ({"fence": 1}, 0.5) == (run["result"], run["progress"])
 
 
-@pytest.mark.parametrize("name", ["sh", "bash"])
-def test_a_loop_of_a_shell_works_through_a_queue_and_ends(world: World, name: str) -> None:
-    for number in range(3):
-        world.submit("echo", f"it's {number}", queue="reviews", payload=f'{{"n": {number}}}')
-    script = """
-        while eval "$(dispatcher claim --queue reviews --export)"; do
-            eval "$DISPATCHER_COMMAND" >> seen
-            printf '%s %s\\n' "$DISPATCHER_TASK_ID" "$DISPATCHER_PAYLOAD" >> seen
-            dispatcher complete > /dev/null
-        done
-        echo "${DISPATCHER_TASK_ID-none} ${DISPATCHER_CLAIM_LOCK-none}" >> seen
-    """
-    path = f"{Path(DISPATCHER).parent}:{world.env['PATH']}"
-
-    subprocess.run(
-        [name, *shell(script)[1:]],
-        env={**world.env, "PATH": path},
-        cwd=world.directory,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
-
-    seen = (world.directory / "seen").read_text().splitlines()
-    assert [
-        *("it's 0", '1 {"n": 0}', "it's 1", '2 {"n": 1}', "it's 2", '3 {"n": 2}', "none none"),
-    ] == seen
-    assert ["succeeded"] * 3 == [world.show(task)["state"] for task in (1, 2, 3)]
-
-
 def test_the_workers_half_speaks_for_a_local_claim_too(world: World) -> None:
     world.submit("true")
     lines = world.cli("claim", "--export").stdout.splitlines()

@@ -50,7 +50,7 @@ class _Wanted:
     cls=exports.ExportCommand,
     epilog=examples(
         "dispatcher claim --queue reviews",
-        'eval "$(dispatcher claim --export)"; dispatcher heartbeat; dispatcher complete',
+        'out=$(dispatcher claim --export) && eval "$out" && dispatcher complete',
         "dispatcher claim --task 42 --ttl 30m --lock-file lock.txt --json",
         "dispatcher claim --queue reviews --wait   # until there is a task",
     ),

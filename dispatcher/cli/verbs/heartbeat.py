@@ -19,7 +19,7 @@ from dispatcher.words import Renewed
 @click.command(
     epilog=examples(
         "dispatcher heartbeat --task 42 --lock-file lock.txt --progress 0.5 --note 'half of it'",
-        'dispatcher heartbeat            # after: eval "$(dispatcher claim --export)"',
+        'dispatcher heartbeat            # after: out=$(dispatcher claim --export) && eval "$out"',
     )
 )
 @claim_options
