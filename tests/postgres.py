@@ -5,6 +5,7 @@ listens there alone. A keeper ends it and removes the directory once the process
 gone, however that went.
 """
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -96,8 +97,20 @@ class Postgres:
             **options,
         )
 
-    def make(self) -> None:
-        """Create its files."""
+    def make(self, made: Path) -> None:
+        """Copy the files of a server that another process made, or make and leave them there."""
+        with made.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if made.exists():
+                self._copy(made, self.directory / "data")
+            else:
+                self._initialise()
+                self._copy(self.directory / "data", made)
+
+    def _copy(self, files: Path, place: Path) -> None:
+        subprocess.run(["cp", "-a", files, place], check=True)
+
+    def _initialise(self) -> None:
         texts = ("--encoding", "UTF8", "--locale", "C")
         quick = ("--no-sync", "--no-instructions", "--wal-segsize", "1")
         log = self.directory / "initdb"
@@ -181,8 +194,8 @@ class Postgres:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
-    """Give a server that is removed at the end."""
+def running(made: Path) -> Iterator[Postgres]:
+    """Give a server that is removed at the end; `made` are files that all servers begin with."""
     with closing(Postgres()) as server:
-        server.make()
+        server.make(made)
         yield server.start()

@@ -18,9 +18,15 @@ ENGINES = ["sqlite", "postgresql"]
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def server_files(bytecode: Path) -> Path:
+    """Where the first process of a test run leaves the files of a server, for all to copy."""
+    return bytecode.with_name("postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres(server_files: Path) -> Iterator[Postgres]:
     """Return a server of this process, for tests that do not hurt it."""
-    with running() as server:
+    with running(server_files) as server:
         yield server
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -41,9 +42,9 @@ READ = "SELECT text FROM notes ORDER BY id"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
+def server(server_files: Path) -> Iterator[Postgres]:
     """A server for these tests alone, which hurt it."""
-    with running() as server:
+    with running(server_files) as server:
         yield server
 
 
