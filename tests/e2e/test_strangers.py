@@ -1,6 +1,8 @@
 """Messages for another user: they name the owner, and never report that something hangs."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +12,32 @@ from tests.e2e.world import World
 WRONG = ("hangs", "restart it", "not running", "none runs", "no daemon runs")
 
 
-@pytest.fixture
-def stranger(world: World) -> World:
-    """A world whose commands a user runs who has no part in it, once `begin` was called."""
-    user = ordinary_user()
-    if user == os.geteuid():
+def opened(world: World) -> World:
+    """Let another user go into a world, but not into its state directory."""
+    if ordinary_user() == os.geteuid():
         pytest.skip("needs root: it becomes another user")
     world.directory.chmod(0o755)
     return world
+
+
+@pytest.fixture
+def stranger(world: World) -> World:
+    """A world whose commands a user runs who has no part in it, once `begin` was called."""
+    return opened(world)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[World]:
+    """Such a world with a daemon, which no stranger disturbs."""
+    world = World(tmp_path_factory.mktemp("served"), bytecode)
+    try:
+        opened(world)
+        with world.daemon() as daemon:
+            world.until(world.submit("true"), "succeeded")
+            yield world
+            assert daemon.process.poll() is None
+    finally:
+        world.close()
 
 
 def begin(world: World) -> None:
@@ -41,14 +61,13 @@ def begin(world: World) -> None:
     ],
 )
 def test_a_stranger_gets_the_name_of_the_owner(
-    stranger: World, arguments: list[str | int], code: int
+    served: World, arguments: list[str | int], code: int
 ) -> None:
-    world = stranger
-    with world.daemon():
-        world.submit("true")
-        begin(world)
-        result = world.cli(*arguments, exits=code)
-        world.prefix = ()
+    begin(served)
+    try:
+        result = served.cli(*arguments, exits=code)
+    finally:
+        served.prefix = ()
 
     printed = result.stdout + result.stderr
     assert not any(wrong in printed for wrong in WRONG), printed

@@ -64,8 +64,5 @@ def belongs_to_a_user(world: World) -> None:
     world.directory.chmod(0o755)
     for path in (world.directory, world.runtime_dir, world.config_file):
         os.chown(path, user, user)
-    bytecode = world.directory / "bytecode"
-    bytecode.mkdir()
-    os.chown(bytecode, user, user)
-    world.env |= {"PYTHONPYCACHEPREFIX": str(bytecode), "USER": str(user)}
+    world.env |= {"USER": str(user)}
     world.prefix += (*as_user(user), f"--regid={user}")
