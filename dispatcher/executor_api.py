@@ -1,7 +1,7 @@
 """The executor as the supervisor sees it: messages out, events in, no socket."""
 
-import re
 import signal
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -51,8 +51,24 @@ _LOCALE = (
     *("LC_MESSAGES", "LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
 )
 
-#: A name of a variable that each shell passes on.
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: A program for Python: becomes a command with a umask, and without some variables. The kernel has
+#: the environment as it was sent, also where Python has set a locale of its own.
+_BECOME = """
+import os, signal, sys
+umask, dropped, *command = sys.argv[1:]
+os.umask(int(umask, 8))
+for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored, signal.SIG_DFL)
+with open("/proc/self/environ", "rb") as file:
+    sent = dict(one.split(b"=", 1) for one in file.read().split(b"\\0") if b"=" in one)
+for name in dropped.split():
+    sent.pop(name.encode(), None)
+try:
+    os.execvpe(command[0], command, sent)
+except OSError as error:
+    print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+    sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+"""
 
 #: The remedy for processes that no executor ends; ends each text of `survivors`.
 END_THEM = "; end them, or wait until they exit"
@@ -203,23 +219,15 @@ def start_message(
 def for_version_3(start: wire.Start) -> wire.Start:
     """Return a start with which an executor of version 3 does the same.
 
-    A shell sets the umask and unsets what the run must not inherit, then becomes the program; one
-    that is missing exits with 127. A shell may drop variables whose names are not its own, such as
-    functions of bash: it receives each in another one, and `env` gives them to the program.
+    Python sets the umask and drops what the run must not inherit, then becomes the program; one
+    that cannot start exits as in a shell. A shell itself would change variables that it treats as
+    its own, and show others in its arguments.
     """
-    others = {name: value for name, value in start.env.items() if not _NAME.fullmatch(name)}
-    sent = {f"DISPATCHER_VARIABLE_{n}": f"{name}={others[name]}" for n, name in enumerate(others)}
-    kept = {name: value for name, value in start.env.items() if name not in others}
-    not_inherited = () if start.inherits else (*worker_api.ENVIRONMENT_ALLOWED, *_LOCALE)
-    unset = [*sent, *(name for name in not_inherited if name not in start.env)]
-    script = f"umask {start.umask:04o}; "
-    if sent:
-        script += "set -- /usr/bin/env -- " + " ".join(f'"${name}"' for name in sent) + ' "$@"; '
-    if unset:
-        script += f"unset {' '.join(unset)}; "
-    command = ("/bin/sh", "-c", script + 'exec "$@"', "sh", *start.command)
+    allowed = () if start.inherits else (*worker_api.ENVIRONMENT_ALLOWED, *_LOCALE)
+    dropped = " ".join(name for name in allowed if name not in start.env)
+    wrapper = (sys.executable, "-I", "-S", "-c", _BECOME, f"{start.umask:o}", dropped)
     return msgspec.structs.replace(
-        start, command=command, env={**kept, **sent}, inherits=True, umask=wire.UMASK
+        start, command=(*wrapper, *start.command), inherits=True, umask=wire.UMASK
     )
 
 

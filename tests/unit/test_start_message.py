@@ -1,7 +1,11 @@
 """What a worker gets from its submitter, its task and the dispatcher, and in which order."""
 
+import ast
+import signal
 import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,18 +86,43 @@ def test_an_executor_of_version_3_gives_a_run_the_same() -> None:
     assert {(True, wire.UMASK)} == {(one.inherits, one.umask) for one in (clean, carrying)}
 
 
-def test_an_executor_of_version_3_passes_on_names_that_a_shell_drops() -> None:
-    odd = {"BASH_FUNC_go%%": "() {  echo went $1\n}", "a.b": "1 $(x)", "-i": "'\""}
-    shell = {"PATH": "/usr/bin:/bin", "A": "1", **odd}
-    command = ("python3", "-c", "import os; print({**os.environ}, os.popen('bash -c go').read())")
+@pytest.mark.parametrize("program", ["python3", "./a=b"])
+def test_an_executor_of_version_3_passes_on_what_a_shell_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a=b").symlink_to(sys.executable)
+    of_shells = dict.fromkeys(("PS1", "PPID", "IFS", "OPTIND", "RANDOM", "UID", "SHLVL", "_"), "7")
+    odd = {"BASH_FUNC_go%%": "() {  echo went $1\n}", "a.b": "1 $(x)", "-i": "'\"", "path": "x y"}
+    odd |= {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere", "ENV": "x", "LC_CTYPE": "C"}
+    shell = {"PATH": "/usr/bin:/bin", **odd, **of_shells}
+    shows = "print(open('/proc/self/environ').read().split('\\0'))"
+    environment = Environment(shell)
 
-    start = for_version_3(started(*command, environment=Environment(shell), env={"c-d": "2"}))
+    start = for_version_3(started(program, "-I", "-c", shows, environment=environment))
     (shown,) = run_by_version_3(start)
 
-    assert "went" in shown
-    assert all(f"{name!r}: {value!r}" in shown for name, value in {**shell, "c-d": "2"}.items())
-    assert "DISPATCHER_VARIABLE" not in shown
-    assert not any(value in word for value in odd.values() for word in start.command)
+    sent = {f"{name}={value}" for name, value in start.env.items()}
+    assert sent | {""} == set(ast.literal_eval(shown))
+    assert {f"{name}={shell[name]}" for name in environment.variables} <= sent
+    assert not any("1 $(x)" in word for word in start.command)  # other users read arguments
+
+
+def test_an_executor_of_version_3_reports_a_missing_program_as_a_shell_does() -> None:
+    start = for_version_3(started("nonesuch"))
+
+    ran = subprocess.run(start.command, env=start.env, check=False, capture_output=True, text=True)
+
+    assert (127, "nonesuch: No such file or directory\n") == (ran.returncode, ran.stderr)
+
+
+def test_an_executor_of_version_3_gives_a_run_the_signals_of_other_runs() -> None:
+    start = for_version_3(started("grep", "SigIgn", "/proc/self/status"))
+
+    (line,) = run_by_version_3(start)
+
+    ignored_by_python = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+    assert 0 == int(line.split()[1], 16) & ignored_by_python
 
 
 def test_the_executors_path_fills_the_gap_that_a_secret_left() -> None:
@@ -109,7 +138,7 @@ def test_the_executors_path_fills_the_gap_that_a_secret_left() -> None:
     assert not started(environment=Environment({"A": "1", "DISPATCHER_SECRETS": "TOKEN"})).inherits
 
 
-@pytest.mark.parametrize(("version", "program"), [(3, "/bin/sh"), (wire.VERSION, "true")])
+@pytest.mark.parametrize(("version", "program"), [(3, sys.executable), (wire.VERSION, "true")])
 def test_the_daemon_starts_a_run_in_the_way_that_its_executor_knows(
     version: int, program: str
 ) -> None:
