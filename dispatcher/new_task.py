@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dispatcher.environment import Environment
 from dispatcher.model import Liveness
+from dispatcher.times import WallTime
 from dispatcher.wire import KillMode
 
 #: The priority of `--urgent`: before all tasks that were given none, in the order of their submits.
@@ -19,6 +20,9 @@ class NewTask:
     queue: str = "default"
     priority: int = 0
     delay_ms: int = 0
+    """From its submit."""
+    start_at: WallTime | None = None
+    """A date before which it does not start, by the host's clock when it is accepted."""
     cwd: str | None = None
     environment: Environment | None = None
     """Its submitter's, in place of what a run inherits from the executor; None: a clean one."""

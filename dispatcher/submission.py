@@ -21,6 +21,7 @@ from dispatcher.task_checks import (
     signal_number,
     typed,
 )
+from dispatcher.times import WallTime
 from dispatcher.wire import KillMode
 
 
@@ -32,6 +33,8 @@ class TaskOptions(TypedDict, total=False):
     priority: int | None
     max_attempts: int | None
     delay_ms: int | None
+    start_at: WallTime | None
+    """A date; the later of both counts."""
     cwd: str | None
     environment: Environment | None
     """Its submitter's. A profile has none, and no umask of a submitter."""

@@ -18,6 +18,7 @@ from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.times import WallTime
 from dispatcher.wire import KillMode
 from dispatcher.words import plain
 
@@ -79,6 +80,7 @@ def _check(task: NewTask) -> None:
     check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
     check_number("lease_ttl", task.lease_ttl_ms, limits.LEAST_LEASE, limits.LONGEST)
     check_number("delay", task.delay_ms, Milliseconds(0), limits.LONGEST)
+    check_start(task.start_at)
     limits.check(task)
     check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):
@@ -203,6 +205,12 @@ def check_number(option: str, number: int, least: int, most: int) -> None:
     """Raise `InvalidTask` for a number outside of its bounds."""
     if not least <= number <= most:
         raise InvalidTask(f"{option}: must be from {least} to {most}, not {type(most)(number)}")
+
+
+def check_start(start_at: WallTime | None) -> None:
+    """Raise `InvalidTask` for a date that no start may have."""
+    if start_at is not None:
+        check_number("start_at", start_at, 0, limits.LATEST)
 
 
 def _text(option: str, text: str, limit: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from functools import lru_cache
 from pathlib import Path
 from typing import NewType
@@ -90,8 +91,9 @@ def coming(text: str, now: WallTime) -> WallTime:
     hour, colon, rest = text.partition(":")
     if not (colon and hour.isdecimal() and len(hour) <= len("23")):
         return from_iso(text)
-    today = datetime.fromtimestamp(now / 1000)  # noqa: DTZ006 - people read their own zone
-    moment = datetime.fromisoformat(f"{today.date()}T{hour:0>2}:{rest}")
+    clock = time_of_day.fromisoformat(f"{hour:0>2}:{rest}")
+    today = datetime.fromtimestamp(now / 1000, clock.tzinfo)  # without a zone in the host's own
+    moment = datetime.combine(today, clock)
     if moment.timestamp() * 1000 <= now:
         moment += timedelta(days=1)
     return WallTime(round(moment.timestamp() * 1000))

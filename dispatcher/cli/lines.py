@@ -17,10 +17,9 @@ from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness
 from dispatcher.new_task import URGENT, NewTask
 from dispatcher.quantities import durations
-from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import TaskOptions, new_task
 from dispatcher.task_checks import check_variable
-from dispatcher.times import coming, wall_clock
+from dispatcher.times import WallTime, coming, wall_clock
 from dispatcher.wire import KillMode
 
 #: The type of each key of a line.
@@ -123,7 +122,10 @@ def _task(
         if "priority" in fields:
             raise InvalidTask("urgent: sets the priority too; give one of them")
         fields["priority"] = URGENT
-    wanted: TaskOptions = {**options, **_options(fields, environ)}
+    own = _options(fields, environ)
+    if "delay_ms" in own or "start_at" in own:  # one of them sets what both set
+        options = {**options, "delay_ms": None, "start_at": None}
+    wanted: TaskOptions = {**options, **own}
     if name is not None:
         wanted["labels"] = named(name, wanted.get("labels") or {})
     return new_task(config, command, wanted)
@@ -164,8 +166,8 @@ def refuse_repeated(option: str, texts: Iterable[str], name: str | None = None) 
             raise InvalidTask(f"{option}: {one} is given twice; give it once")
 
 
-def delay_until(text: str) -> Milliseconds:
-    """Return how long a start must wait: until a date, or the next time of a day.
+def start_of(text: str) -> WallTime:
+    """Return the time of a start: a date, or the next time of a day.
 
     Raises ValueError with the remedy.
     """
@@ -177,7 +179,9 @@ def delay_until(text: str) -> Milliseconds:
         raise ValueError(f"{text!r} is not a time; {remedy}") from None
     if moment < now:
         raise ValueError(f"{text!r} is over; leave it out, or write a time to come")
-    return Milliseconds(moment - now)
+    if moment - now > limits.LONGEST:
+        raise ValueError(f"{text!r} is more than {limits.LONGEST} from now; write an earlier time")
+    return moment
 
 
 def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
@@ -263,9 +267,11 @@ def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
     if {"at", "delay"} <= fields.keys():
         raise InvalidTask("at: delay sets when the task starts too; give one of them")
     for key in fields.keys() & {"at", *_DURATIONS}:
-        parse, name = (delay_until, "delay") if key == "at" else (durations.parse, key)
         try:
-            fields[f"{name}_ms"] = parse(fields.pop(key))
+            if key == "at":
+                fields["start_at"] = start_of(fields.pop(key))
+            else:
+                fields[f"{key}_ms"] = durations.parse(fields.pop(key))
         except ValueError as error:
             raise InvalidTask(f"{key}: {error}") from None
     if "payload" in fields:

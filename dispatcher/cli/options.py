@@ -47,17 +47,20 @@ queue_option = click.option(
 
 
 def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --delay, and --at, which sets `delay` by a time of the clock; the later one counts."""
+    """Add --delay, and --at, which gives `start_at`; the later one of both options counts."""
 
     @wraps(command)
-    def with_delay(**given: Any) -> Any:
+    def with_start(**given: Any) -> Any:
         # Options come in the order in which they were typed, those of a script first.
-        starts = [given.pop(name) for name in [*given] if name in {"at", "delay"}]
-        delay = next((start for start in reversed(starts) if start is not None), None)
-        return command(delay=delay, **given)
+        starts = {name: given.pop(name) for name in [*given] if name in {"start_at", "delay"}}
+        counts = next((name for name in reversed(starts) if starts[name] is not None), None)
+        return command(
+            **{name: starts[name] if name == counts else None for name in starts}, **given
+        )
 
     at = click.option(
         "--at",
+        "start_at",
         type=START,
         metavar="TIME",
         help='Start no earlier: the next "23:00", or a date, e.g. "2026-08-01T06:00".',
@@ -68,7 +71,7 @@ def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="DURATION",
         help='Start no earlier than this from now, e.g. "90s", "2h".',
     )
-    return delay(at(with_delay))
+    return delay(at(with_start))
 
 
 def queues_options(offer: str, every: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -11,6 +11,7 @@ from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.quantities import durations, signal_names
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.times import WallTime, wall_clock
 
 _UMASK: Final = re.compile("0?[0-7]{3}")
 
@@ -21,6 +22,9 @@ CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
 
 #: The longest time-out, delay or lease.
 LONGEST: Final = durations.parse("3650d")
+
+#: The last date of a start: milliseconds since the epoch at the end of the year 2999.
+LATEST: Final = WallTime(32_503_680_000_000)
 
 #: The shortest lease: it is renewed three times in its length, and each renewal is a transaction.
 LEAST_LEASE: Final = durations.parse("200ms")
@@ -64,6 +68,11 @@ def check(task: NewTask) -> None:
     if mistake := contradiction(task):
         raise InvalidTask(mistake)
     total = task.total_timeout_ms
+    if total is not None and task.start_at is not None and task.start_at - wall_clock() >= total:
+        raise InvalidTask(
+            f"at: leaves nothing of total_timeout ({Milliseconds(total)}), which counts from now;"
+            " name an earlier time, or raise that"
+        )
     if total is not None and task.delay_ms >= total:
         raise InvalidTask(
             f"delay: {Milliseconds(task.delay_ms)} leaves nothing of total_timeout"

@@ -14,7 +14,7 @@ from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import Store
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, WallTime
 from dispatcher.wire import KillMode
 
 #: States of tasks that can be edited: they wait, or may be retried.
@@ -33,6 +33,8 @@ class TaskEdits(TypedDict, total=False):
     max_attempts: int
     delay_ms: int
     """From now; 0: it is ready at once."""
+    start_at: WallTime
+    """A date, in the place of `delay_ms`; one that is over: it is ready at once."""
     cwd: str
     env: Mapping[str, str | None]
     """Variables to set; None removes one. Others stay."""
@@ -113,9 +115,20 @@ def _writer(
         meant = task_ids
         if wanted is not None:
             meant = [one.id for one in store.matching_among(task_ids, wanted)]
-        return [_changed(store, config, task_id, given, now) for task_id in meant]
+        edits = _with_delay(store, given, now)
+        return [_changed(store, config, task_id, edits, now) for task_id in meant]
 
     return commits.first_answer(write)
+
+
+def _with_delay(store: Store, edits: TaskEdits, now: StoreTime) -> TaskEdits:
+    """Return edits with a delay in the place of a date."""
+    if "start_at" not in edits:
+        return edits
+    start_at = edits["start_at"]
+    edits = {**edits, "delay_ms": max(0, start_at - store.calendar().date(now))}
+    del edits["start_at"]
+    return edits
 
 
 def _changed(
@@ -176,6 +189,7 @@ def _typed(edits: TaskEdits) -> TaskEdits:
         typed["kill_signal"] = values["kill_signal"] = task_checks.signal_number(signal)
     if (delay_ms := values.pop("delay_ms", None)) is not None:  # it is checked with its task's time
         task_checks.check_number("delay", delay_ms, Milliseconds(0), LONGEST)
+    task_checks.check_start(values.pop("start_at", None))
     task_checks.checked(NewTask(**{**_ANY, **values}))
     return typed
 

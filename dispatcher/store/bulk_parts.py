@@ -30,7 +30,7 @@ _MOST_SEARCHED: Final = 100
 
 #: Lower bounds of a task's numbers in the schema; an upper bound that leaves room to add times.
 _LEAST: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("delay_ms", "kill_grace_ms", "umask"), 0),
+    **dict.fromkeys(("delay_ms", "start_at", "kill_grace_ms", "umask"), 0),
     **dict.fromkeys(("max_attempts", "lease_ttl_ms", "kill_signal"), 1),
     **dict.fromkeys((field.name for field in fields(NewTask) if "timeout" in field.name), 1),
 }

@@ -43,13 +43,13 @@ def command_text(task: NewTask) -> str:
     return _json(task.command)
 
 
-def new_task_parameters(task: NewTask, now: StoreTime) -> dict[str, object]:
+def new_task_parameters(task: NewTask, now: StoreTime, delay_ms: int) -> dict[str, object]:
     """Return the columns of a task that are not NULL, without its environment.
 
     Raises `StoreRefused` on broken Unicode.
     """
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
-    waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
+    waits = None if delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
     values = {
         **{name: getattr(task, name) for name in SUBMITTED_FIELDS},
         "notify": task.notify or None,
@@ -58,10 +58,10 @@ def new_task_parameters(task: NewTask, now: StoreTime) -> dict[str, object]:
         "env": _json(task.env),
         "labels": _json(task.labels),
         "rules": _json(task.rules) if task.profile is not None and task.rules else None,
-        "state": "scheduled" if task.delay_ms else "ready",
-        "reason": "delayed by its submitter" if task.delay_ms else "submitted",
+        "state": "scheduled" if delay_ms else "ready",
+        "reason": "delayed by its submitter" if delay_ms else "submitted",
         "created_at": now,
-        "run_at": now + task.delay_ms,
+        "run_at": now + delay_ms,
         "total_at": total_at,
         "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
     }

@@ -61,7 +61,7 @@ class SqlSubmitter(SqlTransactions):
         self, tasks: Sequence[tuple[int, NewTask]], ids: Mapping[Environment, int], now: StoreTime
     ) -> dict[int, Submitted]:
         """Create those tasks, given with their places, whose keys are free."""
-        rows = [new_task_parameters(task, now) for _, task in tasks]
+        rows = [new_task_parameters(task, now, self._delay_ms(task, now)) for _, task in tasks]
         for row, (_, task) in zip(rows, tasks, strict=True):
             if task.environment is not None:
                 row["environment_id"] = ids[task.environment]
@@ -86,6 +86,13 @@ class SqlSubmitter(SqlTransactions):
         return {
             place: Submitted(task_id, created=True) for place, task_id in created.items() if task_id
         }
+
+    def _delay_ms(self, task: NewTask, now: StoreTime) -> int:
+        """Return how long a task must wait: the later of its delay and its date counts."""
+        if task.start_at is None:
+            return task.delay_ms
+        ahead_ms = self._clock.calendar(self.engine).ahead_ms
+        return max(task.delay_ms, task.start_at - ahead_ms - now)
 
     def _existing(self, tasks: Sequence[tuple[int, NewTask]]) -> dict[int, Submitted]:
         """Return the tasks that have the keys of these."""

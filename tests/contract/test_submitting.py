@@ -4,6 +4,8 @@ import pytest
 
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Liveness, Submitted, Task, TaskState
+from dispatcher.new_task import NewTask
+from dispatcher.store.clock import STEP
 from dispatcher.wire import KillMode
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
@@ -140,3 +142,32 @@ def test_a_value_that_no_row_can_hold_is_refused_and_nothing_is_written(
         store.new(**wanted)
 
     assert store.states() == {}
+
+
+def dated(store: OneByOne, after_ms: int, **wanted: object) -> NewTask:
+    """Return a submission that may start so long after `NOW`, by a date of the host's clock."""
+    return new_task(start_at=store.calendar().ahead_ms + later(after_ms), **wanted)
+
+
+@pytest.mark.parametrize("submitted_at", [0, 50_000])
+def test_a_date_is_kept_until_the_commit_however_late_that_is(
+    store: OneByOne, submitted_at: int
+) -> None:
+    task = dated(store, 60_000, queue_timeout_ms=5)
+
+    (made,) = store.submit([task], now=later(submitted_at))
+
+    found = store.task(made.task_id)
+    assert TaskState.SCHEDULED is found.state
+    assert abs(found.run_at - later(60_000)) <= STEP
+    assert found.fails_at is None
+
+
+def test_a_task_whose_date_has_passed_is_ready_unless_its_delay_is_longer(store: OneByOne) -> None:
+    tasks = [dated(store, 60_000), dated(store, 60_000, delay_ms=9)]
+
+    made = store.submit(tasks, now=later(70_000))
+
+    found = [store.task(one.task_id) for one in made]
+    assert [TaskState.READY, TaskState.SCHEDULED] == [task.state for task in found]
+    assert [later(70_000), later(70_009)] == [task.run_at for task in found]

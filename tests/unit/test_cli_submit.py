@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.cli import lines
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.task_checks import MAX_COMMAND, MAX_PAYLOAD
@@ -101,7 +102,7 @@ def test_an_urgent_task_is_claimed_before_all_without_a_priority(command: Comman
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ("--at 2100-01-01", "--delay 1h", "--at and --delay both set when the task starts; give"),
+        ("--at 2030-01-01", "--delay 1h", "--at and --delay both set when the task starts; give"),
         ("--urgent", "-p 3", "--urgent and --priority both set the priority; give one of"),
         ("-p 3", "--urgent", "--urgent and --priority both set the priority; give one of"),
         ("-l a=1", "-l a=2", "label: a is given twice; give it once"),
@@ -412,6 +413,36 @@ def test_a_time_of_day_is_the_next_one_in_the_users_zone(text: str, moment: str)
     assert from_iso(moment) == coming(text, from_iso("2026-08-01T10:00:00Z"))
 
 
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("23:00Z", "2026-08-01T23:00Z"),
+        ("22:00Z", "2026-08-02T22:00Z"),
+        ("04:00", "2026-08-02T02:00Z"),
+    ],
+)
+def test_the_day_of_a_time_with_a_zone_is_that_of_its_zone(text: str, moment: str) -> None:
+    """It is 0:30 on the second in the user's zone."""
+    assert from_iso(moment) == coming(text, from_iso("2026-08-01T22:30:00Z"))
+
+
+def test_a_time_of_a_line_is_kept_as_it_is(command: Command) -> None:
+    config, line = command.client().config, b'{"command": ["true"], "at": "2030-01-01T00:00Z"}'
+
+    (task,) = lines.read([line], config, {"delay_ms": 5}, {})
+
+    assert (0, from_iso("2030-01-01T00:00Z")) == (task.delay_ms, task.start_at)
+
+
+def test_a_time_that_leaves_nothing_of_the_total_time_out_is_refused(command: Command) -> None:
+    words = ("--at", "2030-01-01", "--total-timeout", "1h", "--", "true")
+
+    message = command("submit", *words, exits=2).stderr
+
+    assert "at: leaves nothing of total_timeout (1h), which counts from now; name an" in message
+
+
 def test_a_task_starts_at_the_given_time(command: Command) -> None:
     Path("job.sh").write_text("#!/bin/sh\n#DISPATCHER --delay 1h\n")
     at = from_iso("2030-01-01T00:00:00Z")
@@ -438,6 +469,7 @@ def test_a_task_starts_at_the_given_time(command: Command) -> None:
         ("25:00", "'25:00' is not a time; write"),
         ("2h", "'2h' is not a time; write"),
         ("2020-01-01", "'2020-01-01' is over; leave it out, or write a time to come"),
+        ("9999-12-31", "'9999-12-31' is more than 3650d from now; write an earlier time"),
     ],
 )
 def test_a_time_that_cannot_come_is_refused(command: Command, text: str, message: str) -> None:

@@ -64,7 +64,7 @@ def test_each_edit_reaches_the_task(client: Client) -> None:
 
 
 def test_the_edits_are_the_columns_that_the_store_changes() -> None:
-    names = {name.removesuffix("_ms") for name in TaskEdits.__annotations__} - {"delay"}
+    names = {name.removesuffix("_ms") for name in TaskEdits.__annotations__} - {"delay", "start_at"}
 
     assert {name.removesuffix("_ms") for name in EDITABLE} - {"state", "reason", "run_at"} == names
 
@@ -233,4 +233,4 @@ def test_a_task_keeps_all_fields_of_its_submit_that_an_edit_checks() -> None:
     """An edited task is checked as a new one, from the fields that both have."""
     missing = NewTask.__dataclass_fields__.keys() - Task.__dataclass_fields__.keys()
 
-    assert {"delay_ms", "rules", "environment"} == missing
+    assert {"delay_ms", "start_at", "rules", "environment"} == missing

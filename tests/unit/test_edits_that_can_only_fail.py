@@ -10,9 +10,11 @@ from dispatcher.client import Client
 from dispatcher.config.limits import LONGEST
 from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
+from dispatcher.model import TaskState
 from dispatcher.operations.editing import TaskEdits, edited
+from dispatcher.store.clock import STEP
 from dispatcher.task_checks import MAX_ENVIRONMENT
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, WallTime
 from tests.unit.test_editing import submitted, task
 
 
@@ -81,3 +83,18 @@ def test_variables_are_counted_together_with_those_of_the_submitter(client: Clie
         client.edit(task_id, env={"B": "1" * 100})
 
     assert {"A": "1"} == task(client, task_id).env
+
+
+def test_an_edit_has_the_date_that_was_given_however_late_it_is_made(client: Client) -> None:
+    task_id = submitted(client)
+    calendar = client.calendar()
+    start_at = WallTime(calendar.date(calendar.now) + 600_000)
+
+    client.edit(task_id, start_at=start_at)
+    found = task(client, task_id)
+    client.edit(task_id, start_at=WallTime(1))
+
+    assert abs(client.calendar().date(found.run_at) - start_at) <= STEP
+    assert TaskState.READY is task(client, task_id).state
+    with pytest.raises(InvalidTask, match="start_at: must be from 0 to 32503680000000, not -1"):
+        client.edit(task_id, start_at=WallTime(-1))

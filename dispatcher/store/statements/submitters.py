@@ -11,7 +11,7 @@ from dispatcher.store.statements.given import given
 SUBMITTED_FIELDS: Final = tuple(
     field.name
     for field in fields(NewTask)
-    if field.name not in {"delay_ms", "payload", "environment"}
+    if field.name not in {"delay_ms", "start_at", "payload", "environment"}
 )
 
 
