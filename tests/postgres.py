@@ -32,6 +32,7 @@ SETTINGS = {
     "listen_addresses": "",
     "max_connections": "120",
     "shared_buffers": "16MB",
+    "dynamic_shared_memory_type": "mmap",  # in its directory, and gone with it
     "fsync": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
