@@ -90,7 +90,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     }
     if liveness == Liveness.PROCESS and options.get("start_timeout_ms") is None:
         wanted.pop("start_timeout_ms", None)
-    cwd = wanted["cwd"] = _directory(given.get("cwd"))  # type: ignore[arg-type]
+    cwd = wanted["cwd"] = directory(given.get("cwd"))  # type: ignore[arg-type]
     if name is None:
         refuse_command_line(command, cwd, given.get("env"))  # type: ignore[arg-type]
     if (signal := wanted.get("kill_signal")) is not None:
@@ -137,7 +137,10 @@ def _defaults(given: TaskDefaults) -> dict[str, object]:
     }
 
 
-def _directory(cwd: str | None) -> str:
+def directory(cwd: str | None) -> str:
+    """Return a working directory from here [default: this one]. Raises `InvalidTask`."""
+    if cwd == "":
+        raise InvalidTask("cwd: is empty; name a directory, or leave it out")
     try:
         return str(Path(cwd or "").absolute())
     except FileNotFoundError:

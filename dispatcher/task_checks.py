@@ -25,6 +25,9 @@ from dispatcher.words import plain
 #: Bytes of a command with its arguments: the limit of one argument, which every host can exec.
 MAX_COMMAND = 128 * 1024
 
+#: Bytes of a variable with its name that each host can pass to a program (execve(2)).
+MAX_VARIABLE = 128 * 1024 - 1
+
 #: Bytes of a payload.
 MAX_PAYLOAD = 1024 * 1024
 
@@ -38,6 +41,9 @@ MAX_LABELS = 64
 
 #: Characters of a line for a shell; few programs have one in their name.
 _FOR_SHELLS = frozenset(" \t\n;&|<>()$`\"'*?")
+
+#: What paths of programs begin with.
+_PATHS = ("/", "./", "../")
 
 #: Characters of such a line that a message repeats.
 _MOST_SHOWN = 200
@@ -115,6 +121,12 @@ def refuse_command_line(command: Sequence[str], cwd: str, env: Mapping[str, str]
     directories = [""] if "/" in word else search.split(":")
     if any(os.path.lexists(Path(cwd, directory, word)) for directory in directories):
         return
+    if (
+        len(command) > 1
+        and word.startswith(_PATHS)
+        and _FOR_SHELLS.isdisjoint(word.replace(" ", ""))
+    ):
+        return  # a path with a blank, which may exist later
     if len(word) > _MOST_SHOWN or not word.isprintable():
         raise InvalidTask("command: its first word is not a program; write: sh -c '...'")
     if len(command) > 1:
@@ -144,7 +156,11 @@ def check_payload(payload: str | None) -> None:
 def _check_environment(task: NewTask) -> None:
     for name, value in task.env.items():
         check_variable(name)
-        _text(f"env {name}", value, MAX_ENVIRONMENT)
+        if (size := _size(f"env {name}", f"{name}={value}")) > MAX_VARIABLE:
+            raise InvalidTask(
+                f"env {name}: {size} bytes with its name are more than {MAX_VARIABLE}; use the"
+                " payload, or name a file that holds it"
+            )
     own = size_of_variables(task.env)
     if own > MAX_ENVIRONMENT:
         raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")

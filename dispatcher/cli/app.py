@@ -115,6 +115,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _prepare_streams() -> None:
+    if sys.stdin is None:  # closed: it holds nothing
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - as long as we live
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: its text is not wanted
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as we live

@@ -1,6 +1,8 @@
 """Refuses options that set one thing twice: otherwise the last one would win unseen."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,8 +10,8 @@ import click
 from dispatcher.cli import lines
 from dispatcher.errors import InvalidTask
 
-#: Names of stdin for `--from`, and for `--payload` after its "@".
-_STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+#: Links in a row that the kernel follows.
+_MOST_LINKS = 40
 
 #: Pairs of options that exclude each other, and what both set.
 _EITHER = (
@@ -30,7 +32,7 @@ def parsed(
     for one, other, what in _EITHER:
         if one in options and other in options:
             raise click.UsageError(f"{one} and {other} both set {what}; give one of them", ctx)
-    if given.get("source") in _STDIN and _names_stdin(given.get("payload")):
+    if _is_stdin(given.get("source")) and _names_stdin(given.get("payload")):
         raise click.UsageError("--from and --payload both read stdin; give one a file", ctx)
     try:
         _refuse_repeated(given)
@@ -41,8 +43,23 @@ def parsed(
 
 def _names_stdin(payload: object) -> bool:
     return isinstance(payload, str) and (
-        payload == "-" or (payload.startswith("@") and payload[1:] in _STDIN)
+        payload == "-" or (payload.startswith("@") and _is_stdin(payload[1:]))
     )
+
+
+def _is_stdin(path: object) -> bool:
+    """Return whether a name leads to descriptor 0 of this process, such as `/dev/stdin`."""
+    if not isinstance(path, str) or "\0" in path or path == "-":
+        return path == "-"
+    here = Path(path)
+    for _ in range(_MOST_LINKS):
+        here = Path(os.path.realpath(here.parent), here.name)
+        if here == Path(f"/proc/{os.getpid()}/fd/0"):
+            return True
+        if not here.is_symlink():
+            return False
+        here = here.parent / here.readlink()
+    return False
 
 
 def _refuse_repeated(given: Mapping[str, Any]) -> None:

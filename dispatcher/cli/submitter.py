@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from stat import S_ISDIR
 
 import click
 
@@ -49,10 +50,14 @@ def report_missing(tasks: Iterable[NewTask]) -> None:
 
 
 def report_no_directory(cwd: str) -> bool:
-    """Return whether a directory is missing, which stderr then reports."""
-    if is_missing := _is_missing(cwd):
+    """Return whether a directory is missing, or is none, which stderr then reports."""
+    if _is_missing(cwd):
         _print(f"no directory {cwd!r} now; make it before the task starts")
-    return is_missing
+    elif _is_other(cwd):
+        _print(f"{cwd!r} is not a directory; name one")
+    else:
+        return False
+    return True
 
 
 def _report_program(task: NewTask, cwd: str) -> None:
@@ -60,7 +65,10 @@ def _report_program(task: NewTask, cwd: str) -> None:
     found = Path(cwd, program)
     if "/" in program:
         if _is_missing(found):
-            _print(f"no program {program!r} in {cwd!r} now")
+            place = "" if program.startswith("/") else f" in {cwd!r}"
+            _print(f"no program {program!r}{place} now")
+        elif _is_directory(found):
+            _print(f"{program!r} is a directory; name a program")
         elif _is_file(found) and not _is_program(found):
             _print(f"{program!r} is not executable now; chmod +x makes it so")
         return
@@ -79,6 +87,18 @@ def _is_program(path: Path) -> bool:
 
 def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - that of Path raises where a directory is closed
+
+
+def _is_directory(path: str | Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - as in `_is_file`
+
+
+def _is_other(path: str) -> bool:
+    """Return whether a path leads to something that is no directory."""
+    try:
+        return not S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 - as in `_is_missing`
+    except OSError:
+        return False
 
 
 def _is_missing(path: str | Path) -> bool:

@@ -22,6 +22,7 @@ from dispatcher.config.places import RUNTIME, STATE, STORE
 from dispatcher.config.section import NAME, Section
 from dispatcher.config.settings import Settings
 from dispatcher.config.tables import named_tables, sections
+from dispatcher.quantities import durations, sizes
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 
@@ -41,9 +42,9 @@ PACKAGED: Mapping[str, str] = {
     "allow_commands": "false",
 }
 
-_DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
+_DURATION = {"type": "string", "pattern": f"^{durations.FORM}$"}
 
-_SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB)$"}
+_SIZE = {"type": "string", "pattern": f"^{sizes.FORM}$"}
 
 
 _FILE = """\

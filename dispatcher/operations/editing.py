@@ -20,6 +20,9 @@ from dispatcher.wire import KillMode
 #: States of tasks that can be edited: they wait, or may be retried.
 EDITABLE = frozenset(TaskState) - {TaskState.RUNNING, TaskState.SUCCEEDED}
 
+#: Milliseconds.
+_MINUTE = 60_000
+
 #: States of tasks that start at a time of their own.
 _DUE = frozenset({TaskState.SCHEDULED, TaskState.READY})
 
@@ -252,10 +255,16 @@ def _check_total(after: Task, now: StoreTime) -> None:
     if total_ms <= needed_ms:
         over = "before its delay" if is_delayed else "already"
         other = "a shorter delay" if is_delayed else "remove it"
+        enough = _rounded(needed_ms if is_delayed else needed_ms + _MINUTE)
         raise InvalidTask(
             f"total_timeout: {Milliseconds(total_ms)} from {begin} are over {over};"
-            f" give more than {Milliseconds(needed_ms)}, or {other}"
+            f" give more than {enough}, or {other}"
         )
+
+
+def _rounded(duration_ms: int) -> Milliseconds:
+    """Return a duration in whole minutes, rounded up, so that people can read and type it."""
+    return Milliseconds(-(-duration_ms // _MINUTE) * _MINUTE)
 
 
 def _check_size(store: Store, after: Task) -> None:

@@ -7,6 +7,9 @@ _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 #: Also read, but not written: most people count days.
 _WEEK = {"w": 7 * _UNITS["d"]}
 
+#: What `parse` reads, as a regular expression.
+FORM = units.form(_UNITS | _WEEK)
+
 #: The longest duration: every time that it leads to has a date.
 LONGEST_DAYS = 36_500
 

@@ -4,6 +4,9 @@ from dispatcher.quantities import units
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
+#: What `parse` reads, as a regular expression.
+FORM = units.form(_UNITS)
+
 #: The largest size: it fits a signed integer of 64 bits.
 LARGEST = 1 << 60
 

@@ -12,8 +12,7 @@ def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> fl
     if re.fullmatch(r"-?[0-9.]+", str(text)):
         raise ValueError(f'{text} is a plain number; add its unit, e.g. "{text}{usual}"')
     *others, last = units
-    form = "".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in reversed([*units]))
-    found = re.fullmatch(form, text) if isinstance(text, str) and text else None
+    found = re.fullmatch(form(units), text) if isinstance(text, str) else None
     if found is None:
         raise ValueError(
             f"{text!r} is not a {kind}; write a number and {', '.join(others)} or {last}"
@@ -24,6 +23,15 @@ def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> fl
         for number, size in zip(found.groups(), sizes, strict=True)
         if number is not None
     )
+
+
+def form(units: Mapping[str, int]) -> str:
+    """Return the regular expression of a quantity, with a group for the number of each unit.
+
+    It is for schemas too: ECMA 262 reads it alike.
+    """
+    parts = (rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in reversed([*units]))
+    return f"(?=.){''.join(parts)}"
 
 
 def written(amount: int, units: Mapping[str, int]) -> str | None:

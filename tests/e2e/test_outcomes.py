@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 from tests.e2e.helpers import expect_settled, listed, python, shell, submit_all
 from tests.e2e.world import World
 
-KILOBYTE = "x" * 1024
-
 
 class End(NamedTuple):
     """How a task with one attempt ended, in the words of `show`."""
@@ -90,7 +88,6 @@ def _unstartable(here: Path) -> list[tuple[dict[str, Any], str]]:
     (here / "script").write_text("#!/no/such/interpreter -x\n")
     for name in ("garbage", "script"):
         (here / name).chmod(0o755)
-    fits, does_not = {"FITS": KILOBYTE * 127}, {"TOO_LARGE": KILOBYTE * 128}
     return [
         ({"command": ["nonesuch"], "env": {"PATH": "/a:/b"}},
          "no such program: 'nonesuch' (not in the PATH of its submitter or profile)"),
@@ -108,8 +105,6 @@ def _unstartable(here: Path) -> list[tuple[dict[str, Any], str]]:
         ({"command": [str(here)]}, f"not a program but a directory: {here}"),
         ({"command": ["./garbage"]},
          f"not in an executable format (a script needs a #! line): {here}/garbage"),
-        ({"command": ["true"], "env": fits | does_not},
-         "variable TOO_LARGE is too large: "),
     ]  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from dispatcher.task_checks import MAX_ENVIRONMENT, MAX_PAYLOAD
+from dispatcher.cli import app
+from dispatcher.task_checks import MAX_PAYLOAD, MAX_VARIABLE
 from tests.command import Command
 
 
@@ -118,15 +120,39 @@ def test_a_line_may_be_urgent(command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("source", "payload"),
-    [("-", "-"), ("-", "@-"), ("/dev/stdin", "-"), ("-", "@/dev/stdin")],
+    [
+        *(("-", "-"), ("-", "@-"), ("/dev/stdin", "-"), ("-", "@/dev/stdin")),
+        *(("/dev/./stdin", "-"), ("/proc/self/fd/../fd/0", "@link"), ("/dev/fd/0", "-")),
+    ],
 )
 def test_two_options_that_read_stdin_are_refused(
     command: Command, source: str, payload: str
 ) -> None:
+    Path("link").symlink_to("/dev/stdin")
     words = ("--from", source, "--payload", payload)
     message = command("submit", *words, stdin=b"echo a\necho b\n", exits=2).stderr
     assert "--from and --payload both read stdin; give one a file" in message
     assert [] == command("list", "--json").json
+    Path("tasks").write_text('{"command": ["true"]}\n')
+    command("submit", "--from", "tasks", "--payload", "-", stdin=b"1")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("hold", "-q", "default"), 0),
+        (("submit", "--from", "-"), 0),
+        (("submit", "--payload", "-", "--", "true"), 2),
+    ],
+)
+def test_a_stdin_that_is_closed_holds_nothing(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int
+) -> None:
+    command("submit", "--from", "-", stdin=b"true\n" * 21)
+    monkeypatch.setattr(sys, "stdin", None)
+
+    assert code == app.run(words)
+    sys.stdin.close()
 
 
 def test_a_byte_order_mark_at_the_start_of_a_file_is_skipped(command: Command) -> None:
@@ -264,8 +290,12 @@ def test_a_line_may_have_a_name_next_to_the_labels_of_all(command: Command) -> N
         ({"command": ["x"], "liveness": "worke"}, "liveness: 'worke' is not process or worker"),
         ({"command": ["x"], "env": ["NOT_SET_HERE"]}, "env: NOT_SET_HERE is not set here"),
         (
-            {"command": ["x"], "env": {"A": "a" * MAX_ENVIRONMENT}},
+            {"command": ["x"], "env": {f"A{n}": "a" * 120_000 for n in range(9)}},
             "env: more than 1048576 bytes in",
+        ),
+        (
+            {"command": ["x"], "env": {"A": "a" * (MAX_VARIABLE - 1)}},
+            "env A: 131072 bytes with its name are more than 131071; use the payload, or name a",
         ),
         ({"command": ["x"], "env": {"A": "\0"}}, "env A: holds a NUL character"),
         ({"command": ["x"], "label": ["a=1", "a=2"]}, "label: a is given twice; give it once"),

@@ -135,6 +135,7 @@ def test_a_failed_task_is_changed_before_its_retry(client: Client) -> None:
         ({"command": "make"}, "command: expected a list, got a text in quotes"),
         ({"cwd": "here"}, "cwd: 'here' is not absolute"),
         ({"env": {"A-B": "x"}}, "env: 'A-B' is not a name of a variable"),
+        ({"env": {"X": "x" * 200_000}}, "env X: 200002 bytes with its name are more than 131071"),
         ({"labels": {"a b": "x"}}, "label: 'a b' is not a name"),
         ({"lease_ttl_ms": 1}, "lease_ttl: must be from 200ms"),
         ({"run_timeout_ms": 0}, "run_timeout: must be above 0"),

@@ -26,6 +26,11 @@ from tests.unit.test_editing import submitted, task
             {"total_timeout_ms": 300_000},
             "total_timeout: 5m from its submit are over before its delay; give more than 10m, or",
         ),
+        (
+            {"delay_ms": 3_602_026},
+            {"total_timeout_ms": 300_000},
+            "5m from its submit are over before its delay; give more than 61m, or",
+        ),
         ({"total_timeout_ms": 5_000}, {"delay_ms": 5_000}, "5s from its submit are over before"),
         ({}, {"delay_ms": 5_000, "total_timeout_ms": 5_000}, "5s from its submit are over before"),
         ({}, {"delay_ms": LONGEST + 1}, "delay: must be from 0s to 3650d"),
@@ -50,7 +55,7 @@ def test_a_total_time_out_that_is_over_already_is_refused(
     before = replace(task(client, submitted(client, **options)), run_at=StoreTime(0))
     now = StoreTime(before.created_at + 2_000)
 
-    message = "total_timeout: 2s from its submit are over already; give more than 2s, or remove"
+    message = "total_timeout: 2s from its submit are over already; give more than 2m, or remove"
     with pytest.raises(InvalidTask, match=message):
         edited(client.config, before, {"total_timeout_ms": 2_000}, now)
     retried = replace(before, retried_at=StoreTime(now - 1))

@@ -72,7 +72,7 @@ def test_a_task_of_the_largest_values_fits_one_line() -> None:
         new_task(
             command=("x", "\1" * (MAX_COMMAND - 3)),
             payload='"' + '\\"' * ((MAX_PAYLOAD - 2) // 2) + '"',
-            env={"A": "\1" * ((MAX_ENVIRONMENT - 8) // 6)},
+            env={f"A{n}": "\1" * ((MAX_ENVIRONMENT - 80) // 48) for n in range(8)},
             cwd="/" + '"' * (MAX_PATH - 1),
         )
     )

@@ -17,6 +17,7 @@ from dispatcher.config.section import NAME
 from dispatcher.config.settings import Settings
 from dispatcher.config.tables import named_tables
 from dispatcher.obstacles import Obstacle
+from dispatcher.quantities import durations
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +94,24 @@ def _with_patterns(schema: Any) -> Iterator[dict[str, Any]]:
     if isinstance(schema, list):
         for part in schema:
             yield from _with_patterns(part)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "fits"),
+    [
+        *(("ttl", text, True) for text in ("1m30s", "2w", "1.5s", "200ms", "1w2d3h4m5s6ms")),
+        *(("ttl", text, False) for text in ("", "5", "30s1m", "1m ", "s", "1y")),
+    ],
+)
+def test_the_schema_takes_the_durations_that_the_file_takes(
+    key: str, text: str, fits: bool
+) -> None:
+    described = reference.schema()["properties"]["leases"]["properties"][key]
+
+    assert fits == bool(re.search(described["pattern"], text))
+    if not fits:
+        with pytest.raises(ValueError, match=r"duration|plain number"):
+            durations.parse(text)
 
 
 def test_patterns_in_the_schema_are_those_of_editors_and_fit_their_own_examples() -> None:

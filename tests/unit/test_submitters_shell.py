@@ -189,6 +189,9 @@ def test_a_line_for_a_shell_is_refused_with_what_to_write(command: Command) -> N
     assert "dispatcher: command: its first word is not a program; write: sh -c '...'\n" == message
     message = command("submit", "a && b", "c", exits=2).stderr
     assert "dispatcher: command: 'a && b' is not a program; write: sh -c '...'\n" == message
+    for word in ("/bin/a && b", "ls -l"):
+        command("submit", word, "c", exits=2)
+    command("submit", "/bin/ls -l", exits=2)
     assert [] == command("list", "--json").json
     command("submit", "./my tool", "c")
     command("submit", "--env", f"PATH={Path.cwd()}/bin", "other tool")
@@ -203,6 +206,11 @@ def test_a_line_for_a_shell_is_refused_with_what_to_write(command: Command) -> N
         (("--", "s3.py", "x"), "no program 's3.py' in your PATH now"),
         (("--", "./s3.py"), "no program './s3.py' in {cwd!r} now"),
         (("--cwd", "sub", "--", "./s2.py"), "no program './s2.py' in '{cwd}/sub' now"),
+        (("--", "/none/prog"), "no program '/none/prog' now"),
+        (("--", "/my disk/run.sh", "x"), "no program '/my disk/run.sh' now"),
+        (("--", "./my disk/run.sh", "x"), "no program './my disk/run.sh' in {cwd!r} now"),
+        (("--", "/usr"), "'/usr' is a directory; name a program"),
+        (("--cwd", "s2.py", "--", "true"), "'{cwd}/s2.py' is not a directory; name one"),
         (("--", "./s2.py"), "'./s2.py' is not executable now; chmod +x makes it so"),
         (("--cwd", "none", "--", "true"), "no directory '{cwd}/none' now; make it before the task"),
         (("--env", "PATH=/none", "--", "true"), "no program 'true' in your PATH now"),
@@ -262,6 +270,8 @@ def test_an_edit_reports_a_directory_that_is_missing(command: Command) -> None:
 
     expected = f"dispatcher: no directory '{Path.cwd()}/none' now; make it before the task starts\n"
     assert ("1 edited\n", expected) == (result.stdout, result.stderr)
+    for words in (("edit", 1, "--cwd", ""), ("submit", "--cwd", "", "--", "true")):
+        assert "cwd: is empty; name a directory" in command(*words, exits=2).stderr
 
 
 def test_a_submit_without_a_daemon_reports_that_nothing_runs_yet(command: Command) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -38,6 +37,7 @@ from dispatcher.model import TaskState
 from dispatcher.operations.editing import EDITABLE, Edited, TaskEdits, edit_each
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.selection import Selection
+from dispatcher.submission import directory
 
 #: States of tasks that a range or a filter takes unless it names others: those that wait.
 _WAITING = frozenset({TaskState.SCHEDULED, TaskState.READY, TaskState.HELD})
@@ -169,7 +169,7 @@ def _edits(
     edits |= {
         "command": command,
         "queue": to_queue,
-        "cwd": None if cwd is None else str(Path(cwd).absolute()),
+        "cwd": None if cwd is None else directory(cwd),
         "env": {**dict.fromkeys(unset_env), **lines.variables(env, os.environ)} or None,
         "labels": {
             **dict.fromkeys(unset_label),
