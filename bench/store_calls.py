@@ -32,13 +32,11 @@ def main(directory: Path, ready: int) -> None:
     store = open_store(f"sqlite://{directory}/tasks.db", state_dir=directory, patience=1)
     wanted = NewTask(command=("true",), max_attempts=3, lease_ttl_ms=60_000)
     with store.transaction() as now:
-        for _ in range(ready):
-            store.submit([wanted], now=now)
+        store.submit([wanted] * ready, now=now)
     cpu = time.process_time()
     for _ in range(ROUNDS):
         with store.transaction() as now, timed("submit"):
-            for _ in range(BATCH):
-                store.submit([wanted], now=now)
+            store.submit([wanted] * BATCH, now=now)
         with (
             timed("transaction of one submit, with its fsync (per tick)"),
             store.transaction() as now,
@@ -54,21 +52,22 @@ def main(directory: Path, ready: int) -> None:
                     "default", limit=BATCH, node="n", output_dir="/var/lib/x/output", now=now
                 )
         with store.transaction() as now, timed("record_started"):
-            for claim in claims:
-                store.record_started([StartedRun(uid=claim.run_uid, pid=1, at=now)], now=now)
+            starts = [StartedRun(uid=claim.run_uid, pid=1, at=now) for claim in claims]
+            store.record_started(starts, now=now)
         with store.transaction() as now:
             with timed("open_run"):
-                runs = [store.open_run(claim.run_uid) for claim in claims]
+                runs = store.open_runs_among([claim.run_uid for claim in claims])
+            settlements = [
+                Settlement(
+                    run_uid=run.run_uid, task_id=run.task_id, outcome=Outcome.SUCCEEDED,
+                    state=TaskState.SUCCEEDED, run_reason="exit 0", reason="done", run_at=None,
+                    attempts_used=0, deferrals=0, orphans=0, exit_code=0, output_tail="",
+                    max_rss_bytes=1, cpu_seconds=0.1, ended_at=now,
+                )
+                for run in runs.values()
+            ]  # fmt: skip
             with timed("settle"):
-                for run in runs:
-                    assert run is not None
-                    settlement = Settlement(
-                        run_uid=run.run_uid, outcome=Outcome.SUCCEEDED, state=TaskState.SUCCEEDED,
-                        run_reason="exit 0", reason="done", run_at=None, attempts_used=0,
-                        deferrals=0, orphans=0, exit_code=0, output_tail="", max_rss_bytes=1,
-                        cpu_seconds=0.1, ended_at=now,
-                    )  # fmt: skip
-                    store.settle([settlement], now=now)
+                store.settle(settlements, now=now)
         with store.transaction() as now, timed("move_due+next_due+endings (per tick)"):
             store.move_due(limit=100, now=now)
             store.next_due()

@@ -386,8 +386,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         process, latest first, without those whose leftovers may go on.
         """
 
-    def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> set[RunUid]:
-        """Record pid and start of open runs, and begin their leases anew; return those."""
+    def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
+        """Record pid and start of open runs, and begin their leases anew; return how many."""
 
     def record_leader_exit(
         self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
@@ -422,8 +422,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         The first ending stays: False, and nothing written, if there is one, or the run is closed.
         """
 
-    def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> set[RunUid]:
-        """Close runs and move their tasks, once; return which were still open.
+    def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
+        """Close runs and move their tasks, once; return how many were still open.
 
         Keeps recorded facts that a settlement leaves None. The operator's intent, which
         `policy.settle` has applied, is over with the run.

@@ -5,15 +5,48 @@ translates it: the locks of rows (``FOR UPDATE``), and the batch of rows that `s
 writes. A `Dialect` holds other differences.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from dispatcher.complaints import in_words
+from dispatcher.errors import StoreRefused
 
 Values = Mapping[str, object]
 Row = tuple[Any, ...]
 
 NONE: Values = {}
+
+#: The first integer that no column holds: SQLite would store it as a fraction.
+_BEYOND: Final = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows for one statement; a key that a row lacks is NULL."""
+
+    rows: Sequence[Values]
+
+    def as_json(self) -> str:
+        """Return them as an array of objects. Raises `StoreRefused` for what no row can hold."""
+        for row in self.rows:
+            for name, value in row.items():
+                if value is None or isinstance(value, str | float):
+                    continue
+                if not isinstance(value, int) or not -_BEYOND <= value < _BEYOND:
+                    raise StoreRefused(f"{name}: no column holds {value!r}")
+        try:
+            return msgspec.json.encode(self.rows, enc_hook=_plain).decode()
+        except UnicodeEncodeError as error:
+            raise StoreRefused(f"a text {in_words(error)}") from error
+
+
+def _plain(value: object) -> object:
+    """Return a number or text without its own type."""
+    return int(value) if isinstance(value, int) else str.__str__(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

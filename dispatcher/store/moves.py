@@ -31,9 +31,8 @@ __all__ = [
 ]
 
 
-def make(engine: Engine, move: Move, tasks: Sequence[Values], *, now: StoreTime) -> set[int]:
-    """Move tasks, given by id with what the move needs; return the ids of those that moved."""
+def make(engine: Engine, move: Move, tasks: Sequence[Values], *, now: StoreTime) -> int:
+    """Move tasks, given by id with what the move needs; return how many moved."""
     if not tasks:
-        return set()
-    rows = engine.rows(move.statement, {"given": rows_of(tasks), "now": now})
-    return {task_id for (task_id,) in rows}
+        return 0
+    return engine.change(move.statement, {"given": rows_of(tasks), "now": now})

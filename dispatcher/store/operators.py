@@ -145,7 +145,7 @@ class SqlOperator(SqlReader):
         return state_from(state), self.open_run(uid)
 
     def _move(self, move: moves.Move, task_id: int, now: StoreTime, **facts: object) -> None:
-        self._announce(bool(moves.make(self.engine, move, [{"id": task_id, **facts}], now=now)))
+        self._announce(moves.make(self.engine, move, [{"id": task_id, **facts}], now=now) > 0)
 
     def _end(self, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
         """Record an intent and begin the run's ending; a leader that exited keeps its code."""

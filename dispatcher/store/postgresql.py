@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.store import forks, postgresql_errors
-from dispatcher.store.engine import NONE, Dialect, Row, Values
+from dispatcher.store.engine import NONE, Batch, Dialect, Row, Values
 from dispatcher.store.server import DatabaseServer, Session
 from dispatcher.store.server_clock import Reading
 from dispatcher.times import StoreTime, instant
@@ -161,7 +161,7 @@ class PostgresqlEngine:
         cursor = self._cursor_in_transaction()
         text, names = translated(statement)
         try:
-            return cursor.execute(text, [values[name] for name in names] or None)
+            return cursor.execute(text, [_plain(values[name]) for name in names] or None)
         except postgresql_errors.ERRORS as error:
             raise self._fail(error) from error
 
@@ -207,6 +207,10 @@ class PostgresqlEngine:
         self.rollback()
         self._is_open, self._failure = is_open, failure
         return failure
+
+
+def _plain(value: object) -> object:
+    return value.as_json() if isinstance(value, Batch) else value
 
 
 def _is_idle(session: Session) -> bool:

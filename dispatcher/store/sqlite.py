@@ -17,7 +17,7 @@ from dispatcher.store import forks, sqlite_errors
 from dispatcher.store.engine import NONE, Dialect, Row, Values
 from dispatcher.store.names import refuse_second_name
 from dispatcher.store.sqlite_library import check_library
-from dispatcher.store.sqlite_text import translated
+from dispatcher.store.sqlite_text import bound
 from dispatcher.times import instant, sleep
 
 #: Seconds between two tries for the write lock. SQLite's own handler waits longer each time, so one
@@ -145,7 +145,7 @@ class SqliteEngine:
         self._changes_schema = False
 
     def rows(self, statement: str, values: Values = NONE) -> list[Row]:
-        text = translated(statement)
+        text, values = bound(statement, values)
         try:
             rows: list[Row] = self._cursor.execute(text, values).fetchall()
         except sqlite_errors.ERRORS as error:
@@ -167,7 +167,7 @@ class SqliteEngine:
 
     def change(self, statement: str, values: Values = NONE) -> int:
         try:
-            return int(self._cursor.execute(translated(statement), values).rowcount)
+            return int(self._cursor.execute(*bound(statement, values)).rowcount)
         except sqlite_errors.ERRORS as error:
             raise self._fail(error) from error
 

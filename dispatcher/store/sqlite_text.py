@@ -4,19 +4,52 @@ import re
 from functools import cache
 from typing import Final
 
+from dispatcher.store.engine import Batch, Values
+
 #: A batch of rows (`statements.given`), and locks of rows, which a single writer does not need.
 _BATCH: Final = re.compile(r"json_to_recordset\(CAST\(:(\w+) AS json\)\) AS (\w+)\(([^)]*)\)")
 _LOCK: Final = re.compile(r"FOR (?:UPDATE|KEY SHARE)(?: OF \w+)?(?: SKIP LOCKED)?")
 
+#: The batch of an UPDATE or INSERT that reads nothing else, and names its columns in full.
+_ONLY_SOURCE: Final = re.compile(rf"\nFROM {_BATCH.pattern}(?= WHERE|\n)")
+
+
+def bound(statement: str, values: Values) -> tuple[str, Values]:
+    """Return a statement that SQLite executes, and its parameters.
+
+    A single row is bound as it is: reading it from JSON takes longer than a change by its key.
+    Raises `StoreRefused` for a batch that no row can hold.
+    """
+    batch = values.get("given")
+    if not isinstance(batch, Batch):
+        return _translated(statement), values
+    if len(batch.rows) == 1:
+        text, columns = _of_one_row(statement)
+        if columns:
+            return text, {**columns, **values, **batch.rows[0]}
+    return _translated(statement), {**values, "given": batch.as_json()}
+
 
 @cache
-def translated(statement: str) -> str:
-    """Return a statement that SQLite executes."""
-    return _LOCK.sub("", _BATCH.sub(_batch, statement))
+def _translated(statement: str) -> str:
+    return _LOCK.sub("", _BATCH.sub(_from_json, statement))
 
 
-def _batch(found: re.Match[str]) -> str:
+def _from_json(found: re.Match[str]) -> str:
     parameter, table, definitions = found.groups()
-    columns = [definition.split()[0] for definition in definitions.split(", ")]
-    selected = ", ".join(f"value ->> '$.{column}' AS {column}" for column in columns)
+    selected = ", ".join(f"value ->> '$.{name}' AS {name}" for name in _names(definitions))
     return f"(SELECT {selected} FROM json_each(:{parameter})) AS {table}"  # noqa: S608
+
+
+@cache
+def _of_one_row(statement: str) -> tuple[str, dict[str, None]]:
+    """Return the statement with a parameter for each column, all NULL; none if that cannot be."""
+    found = _ONLY_SOURCE.search(statement)
+    if found is None:
+        return statement, {}
+    text = _ONLY_SOURCE.sub("", statement)
+    return re.sub(r"\bgiven\.", ":", text), dict.fromkeys(_names(found[3]))
+
+
+def _names(definitions: str) -> list[str]:
+    return [definition.split()[0] for definition in definitions.split(", ")]

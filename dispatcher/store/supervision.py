@@ -68,10 +68,9 @@ class SqlSupervisor(SqlReader, SqlWorker):
             self.engine, ready, owner=node, output_dir=output_dir, until=until, now=now
         )
 
-    def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> set[RunUid]:
+    def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         rows = [{"uid": one.uid, "pid": one.pid, "started_at": one.at} for one in starts]
-        values = {"given": rows_of(rows), "now": now}
-        return {RunUid(uid) for (uid,) in self.engine.rows(sql.RECORD_STARTED, values)}
+        return self.engine.change(sql.RECORD_STARTED, {"given": rows_of(rows), "now": now})
 
     def record_leader_exit(
         self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
@@ -97,14 +96,12 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         return self._announce(claims.begin_ending(self.engine, uid, ending, reason))
 
-    def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> set[RunUid]:
-        rows = rows_of([closing(one) for one in settlements])
-        closed = {RunUid(uid) for (uid,) in self.engine.rows(sql.CLOSE, {"given": rows})}
-        settled = [one for one in settlements if one.run_uid in closed]
-        moves.make(self.engine, moves.SETTLE, [moving_on(one) for one in settled], now=now)
-        for one in settled:
-            self._announce_task(one.state, one.run_at)
-        return closed
+    def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
+        # A task that moves is one whose run is open: only then it names the run.
+        if moves.make(self.engine, moves.SETTLE, [*map(moving_on, settlements)], now=now):
+            for one in settlements:
+                self._announce_task(one.state, one.run_at)
+        return self.engine.change(sql.CLOSE, {"given": rows_of(map(closing, settlements))})
 
     def confirm(self, node: str, until: StoreTime | None) -> int:
         return self.engine.change(sql.CONFIRM, {"node": node, "until": until})

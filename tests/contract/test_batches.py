@@ -54,7 +54,7 @@ def claimed(store: SqlStore, many: int) -> list[Claim]:
 
 def starting(store: SqlStore, many: int) -> None:
     starts = [StartedRun(uid=run.run_uid, pid=7, at=NOW) for run in store.open_runs(NODE)[:many]]
-    assert {one.uid for one in starts} == store.record_started(starts, now=NOW)
+    assert len(starts) == store.record_started(starts, now=NOW)
 
 
 def beating(store: SqlStore, claims: list[Claim]) -> None:
@@ -65,7 +65,7 @@ def beating(store: SqlStore, claims: list[Claim]) -> None:
 def settling(store: SqlStore, claims: list[Claim], state: TaskState) -> None:
     facts: dict[str, Any] = {"state": state, "outcome": Outcome.RELEASED}
     ends = [settlement(claim, **facts) for claim in claims]
-    assert {claim.run_uid for claim in claims} == store.settle(ends, now=NOW)
+    assert len(claims) == store.settle(ends, now=NOW)
 
 
 def life(store: SqlStore, many: int) -> dict[str, int]:
@@ -140,7 +140,7 @@ def test_a_closed_run_among_others_is_left_out_and_its_task_stays(store: OneByOn
 
     closed = store.settle([settlement(first), settlement(second)], now=later(1))
 
-    assert {second.run_uid} == closed
+    assert 1 == closed
     assert {first.task_id: TaskState.HELD, second.task_id: TaskState.SUCCEEDED} == store.states()
 
 

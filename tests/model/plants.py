@@ -112,7 +112,7 @@ def _intent_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _RENEWS = "ELSE :now + lease_ttl_ms END,\n    takeover_at"
 _FIRST_LOCK = """COALESCE((SELECT runs.lock FROM runs WHERE runs.task_id = given.task_id
-    ORDER BY runs.fence LIMIT 1), lock)"""
+    ORDER BY runs.fence LIMIT 1), given.lock)"""
 
 PLANTS = [
     Plant(
@@ -154,8 +154,8 @@ PLANTS = [
         "a claim that keeps the old lock",
         statement(
             "OPEN",
-            ":now, task_id, uid, attempt, fence, lock",
-            f":now, task_id, uid, attempt, fence, {_FIRST_LOCK}",
+            "given.lock",
+            _FIRST_LOCK,
         ),
     ),
     Plant("a claim that keeps the fence", statement("CLAIM", "= given.fence", "= tasks.fence")),

@@ -46,8 +46,8 @@ TASK = st.integers(0, 3)
 TIME = st.sampled_from([0, 1, 333, 1_000, 2_500, 60_000, 200_000, -1_000, -3_600_000])
 #: How far an operation's `now` may lie behind: a stale one is safe.
 LAG = st.sampled_from([0, 0, 0, 1, 400, 5_000])
-#: Own, earlier and stored ones more often than the rest.
-LOCKS = st.sampled_from([*("own",) * 6, *("earlier", "stored") * 3, *KINDS_OF_LOCKS])
+#: Own and earlier ones more often than the rest.
+LOCKS = st.sampled_from([*("own",) * 6, *("earlier",) * 3, *KINDS_OF_LOCKS])
 #: A moment that is never left to chance: the very one at which the next lease expires.
 AT_EXPIRY = "at the next expiry"
 #: A declaration counts only while its run has the lock: most are the rightful worker's.

@@ -49,7 +49,8 @@ _OPENED = (
 
 OPEN = f"""
 INSERT INTO runs (node, claimed_at, {", ".join(_OPENED)})
-SELECT :owner, :now, {", ".join(_OPENED)} FROM {given(*_OPENED)}
+SELECT :owner, :now, {", ".join(f"given.{name}" for name in _OPENED)}
+FROM {given(*_OPENED)}
 RETURNING id, uid
 """
 

@@ -1,12 +1,12 @@
-"""Many rows in one statement: the table `given`, whose parameter `:given` is a JSON array."""
+"""Many rows in one statement: the table `given`, whose parameter `:given` is a batch of rows.
+
+An UPDATE or INSERT names its columns `given.column`, so that an engine may bind a single row.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
-
-from dispatcher.complaints import in_words
-from dispatcher.errors import StoreRefused
+from dispatcher.store.engine import Batch
 
 #: Types of columns that are not texts.
 _TYPES: Final[Mapping[str, str]] = {
@@ -20,10 +20,6 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 
 
-#: The first integer that no column holds: SQLite would store it as a fraction.
-_BEYOND: Final = 2**63
-
-
 def given(*columns: str) -> str:
     """Return the table `given` with these columns; a key that a row lacks is NULL.
 
@@ -33,24 +29,9 @@ def given(*columns: str) -> str:
     return f"json_to_recordset(CAST(:given AS json)) AS given({definitions})"
 
 
-def rows_of(rows: Iterable[Mapping[str, object]]) -> str:
-    """Return the parameter `:given`. Raises `StoreRefused` for what no row can hold."""
-    rows = list(rows)
-    for row in rows:
-        for name, value in row.items():
-            if value is None or isinstance(value, str | float):
-                continue
-            if not isinstance(value, int) or not -_BEYOND <= value < _BEYOND:
-                raise StoreRefused(f"{name}: no column holds {value!r}")
-    try:
-        return msgspec.json.encode(rows, enc_hook=_plain).decode()
-    except UnicodeEncodeError as error:
-        raise StoreRefused(f"a text {in_words(error)}") from error
-
-
-def _plain(value: object) -> object:
-    """Return a number or text without its own type."""
-    return int(value) if isinstance(value, int) else str.__str__(value)
+def rows_of(rows: Iterable[Mapping[str, object]]) -> Batch:
+    """Return the parameter `:given`."""
+    return Batch(tuple(rows))
 
 
 def _type_of(column: str) -> str:

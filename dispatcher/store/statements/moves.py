@@ -41,7 +41,7 @@ def among(states: Iterable[TaskState]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """A change of state of the tasks that `given` names; the statement returns their ids."""
+    """A change of state of the tasks that `given` names; `given` has their ids."""
 
     before: frozenset[TaskState]
     after: frozenset[TaskState]
@@ -67,7 +67,6 @@ UPDATE tasks SET {becomes(state, total_at=total_at)},
     {sets}
 FROM {given("id", *columns)}
 WHERE tasks.id = given.id AND {among(before)} AND {only}
-RETURNING tasks.id
 """
     left = frozenset(TaskState) - {*before} if after is None else frozenset({after})
     return Move(before=frozenset(before), after=left, statement=statement)

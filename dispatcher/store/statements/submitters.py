@@ -21,17 +21,20 @@ def submit(columns: tuple[str, ...]) -> str:
 
     A task whose key is in use is left out.
     """
-    values = ("COALESCE(notify, FALSE)" if name == "notify" else name for name in columns)
+    values = (f"given.{name}" for name in columns)
+    values = ("COALESCE(given.notify, FALSE)" if one == "given.notify" else one for one in values)
     return f"""
 INSERT INTO tasks ({", ".join(columns)})
-SELECT {", ".join(values)} FROM {given(*columns)} WHERE TRUE
+SELECT {", ".join(values)}
+FROM {given(*columns)} WHERE TRUE
 ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id, queue, key
 """
 
 
 SUBMIT_PAYLOADS = f"""
-INSERT INTO payloads (task_id, payload) SELECT task_id, payload FROM {given("task_id", "payload")}
+INSERT INTO payloads (task_id, payload) SELECT given.task_id, given.payload
+FROM {given("task_id", "payload")}
 """
 
 # The rows stay until the end of the transaction.
@@ -44,7 +47,8 @@ FOR KEY SHARE OF environments
 
 ADD_ENVIRONMENTS = f"""
 INSERT INTO environments (checksum, variables)
-SELECT checksum, variables FROM {given("checksum", "variables")}
+SELECT given.checksum, given.variables
+FROM {given("checksum", "variables")}
 RETURNING id, checksum, variables
 """
 

@@ -57,7 +57,6 @@ UPDATE runs SET pid = given.pid, started_at = given.started_at,
     lease_expires_at = :now + runs.lease_ttl_ms
 FROM {given("uid", "pid", "started_at")}
 WHERE runs.uid = given.uid AND runs.outcome IS NULL
-RETURNING runs.uid
 """
 
 RECORD_LEADER_EXIT = """
@@ -106,7 +105,6 @@ UPDATE runs SET outcome = given.outcome, reason = given.run_reason, error = give
     left_alone = given.left_alone, leftovers = given.leftovers
 FROM {given(*_CLOSED)}
 WHERE runs.uid = given.uid AND runs.outcome IS NULL
-RETURNING runs.uid
 """
 
 # No row is left out: a deadline that is not renewed may pass.
