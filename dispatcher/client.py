@@ -56,6 +56,7 @@ class Client(Reader):
             raise owner.refused(foreign, config.state_dir)
         self.store = open_store(
             config.store_url,
+            schema=config.store_schema,
             state_dir=config.state_dir,
             patience=patience,
             bell=ControlBell(config),

@@ -107,7 +107,11 @@ def applicable_environment() -> Mapping[str, str]:
 
 def database_of(config: Config) -> Path:
     path = database_path(config.store_url)
-    assert path is not None, "no configuration names a store in memory"
+    if path is None:
+        raise ConfigError(
+            "store.url names a server, and this is for a database file; use the server's own tools,"
+            " such as pg_dump and pg_restore"
+        )
     return path
 
 

@@ -15,7 +15,7 @@ from dispatcher.cli.render import command_text
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import PausedQueue, Task, TaskFilter, TaskState
-from dispatcher.store.open import database_path
+from dispatcher.store.open import database_path, remembered_identity
 
 #: Seconds to wait for the store; the Tab key must answer at once.
 PATIENCE = 0.2
@@ -91,6 +91,8 @@ def _paused_queues(client: Client) -> Sequence[PausedQueue]:
 def _from_store(config: Config, query: Callable[[Client], Sequence[_T]]) -> Sequence[_T]:
     """Return a query's result; nothing where no database is yet: the Tab key makes none."""
     path = database_path(config.store_url)
+    if path is None and remembered_identity(config.state_dir) is None:
+        return []
     if path is not None and not path.exists():
         return []
     with Client(config, patience=PATIENCE) as store:

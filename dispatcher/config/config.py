@@ -24,6 +24,7 @@ from dispatcher.config.settings import (
 from dispatcher.config.task_settings import Defaults, Profile, Queue
 from dispatcher.errors import ConfigError
 from dispatcher.host import owner
+from dispatcher.store.schema import is_shared
 
 if TYPE_CHECKING:
     from dispatcher.config.unit_files import Manager
@@ -53,6 +54,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     runtime_dir: Path
     store_url: str
+    store_schema: str
     slots: int
     daemon: DaemonSection
     executor: ExecutorSection
@@ -88,8 +90,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def other_places(self) -> Mapping[str, Path]:
         """The places of files outside the state directory, by name."""
-        database = Path(self.store_url.removeprefix("sqlite://"))
-        return {"runtime directory": self.runtime_dir, "database": database}
+        found = {"runtime directory": self.runtime_dir}
+        if not is_shared(self.store_url):
+            found["database"] = Path(self.store_url.removeprefix("sqlite://"))
+        return found
 
     @property
     def carries_environments(self) -> bool:
@@ -270,6 +274,7 @@ def resolve(
         state_dir=state_dir,
         runtime_dir=tried(lambda: places.runtime_directory(settings, state_dir, environ), nowhere),
         store_url=tried(lambda: places.store_url(settings, state_dir, environ), ""),
+        store_schema=tried(lambda: places.store_schema(settings), ""),
         slots=settings.node.slots or len(os.sched_getaffinity(0)),
         **{name: getattr(settings, name) for name in _SECTIONS},
     )

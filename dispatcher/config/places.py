@@ -10,6 +10,7 @@ from pathlib import Path
 from dispatcher.config.settings import Settings
 from dispatcher.host import sockets
 from dispatcher.host.owner import belongs_to_root_alone, have_same_owner
+from dispatcher.store.schema import NO_NAME, is_name, is_shared
 
 #: The variables by which a worker finds the dispatcher that runs it, however its file changes.
 STATE = "DISPATCHER_STATE_DIR"
@@ -58,11 +59,13 @@ def store_url(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -
     url = environ.get(STORE) or settings.store.url
     if url is None:
         return f"sqlite://{state_dir / 'tasks.db'}"
+    if is_shared(url):
+        return _server(url)
     scheme, separator, path = url.partition(":///")
     if scheme != "sqlite" or not separator:
         # Not repeated in the message: the URL of a server may hold its password.
         raise ValueError(
-            "store.url: only SQLite is known;"
+            "store.url: only SQLite and PostgreSQL are known;"
             ' write for example: url = "sqlite:///var/lib/dispatcher/tasks.db"'
         )
     if "/" not in path.strip("/") or "\0" in path:
@@ -76,6 +79,29 @@ def store_url(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -
             " let it name another file"
         )
     return f"sqlite:///{path.lstrip('/')}"
+
+
+def _server(url: str) -> str:
+    """Return the URL of a server. Every task sees it, so a password in it is refused."""
+    from urllib.parse import parse_qsl, urlsplit  # noqa: PLC0415 - an embedded store needs none
+
+    parts = urlsplit(url)
+    names = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if parts.password is not None or names & {"password", "sslpassword"}:
+        raise ValueError(
+            "store.url: it holds a password, and every task would see it in its environment;"
+            " put it into a password file (~/.pgpass or PGPASSFILE), or a service file"
+        )
+    if not is_sendable(url):
+        raise ValueError("store.url: it is not printable; write %20 for a blank")
+    return url
+
+
+def store_schema(settings: Settings) -> str:
+    """Return the name of the store's schema on a server."""
+    if not is_name(settings.store.schema):
+        raise ValueError(f"store.schema: {settings.store.schema!r} {NO_NAME}")
+    return settings.store.schema
 
 
 def is_sendable(path: str) -> bool:

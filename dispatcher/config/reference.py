@@ -192,6 +192,7 @@ def effective(config: Config, environ: Mapping[str, str] = os.environ) -> Iterat
         ("node", "runtime_dir"): str(config.runtime_dir),
         ("node", "slots"): config.slots,
         ("store", "url"): config.store_url,
+        ("store", "schema"): config.store_schema,
         ("daemon", "on_stop"): config.on_stop,
     }
     for key in every_key():

@@ -18,6 +18,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "node.state_dir": ("state_dir",),
     "node.runtime_dir": ("runtime_dir",),
     "store.url": ("store_url",),
+    "store.schema": ("store_schema",),
     "executor.mode": ("executor",),
     "executor.absence_limit": ("executor",),
 }
@@ -88,6 +89,7 @@ def _given_values(config: Config) -> Iterator[tuple[str, object]]:
     yield "node.runtime_dir", str(config.runtime_dir)
     yield "node.slots", config.slots
     yield "store.url", config.store_url
+    yield "store.schema", config.store_schema
     for name in config.__struct_fields__:
         part = getattr(config, name)
         tables = part if isinstance(part, Mapping) else {"": part}

@@ -58,8 +58,11 @@ class StoreSection(Section, frozen=True):
     """Where tasks live."""
 
     url: Annotated[str, Meta(examples=["sqlite:///var/lib/dispatcher/tasks.db"])] | None = None
-    """The database, on a local disk. Left out: `tasks.db` in the state directory. Inside a task
-    `$DISPATCHER_STORE_URL` takes precedence."""
+    """The database: a file on a local disk, or `postgresql://USER@HOST/DATABASE` without a
+    password. Left out: `tasks.db` in the state directory. Inside a task `$DISPATCHER_STORE_URL`
+    takes precedence."""
+    schema: str = "dispatcher"
+    """The schema in a PostgreSQL database; several dispatchers may each have one."""
 
 
 class DaemonSection(Section, frozen=True):

@@ -98,7 +98,11 @@ def locked_store(config: Config) -> Iterator[Store]:
     """Open the store, upgraded if need be, as the one daemon that works on its database."""
     with closing(lock_database(config.store_url, state_dir=config.state_dir)):
         store = open_store(
-            config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE, upgrade=True
+            config.store_url,
+            schema=config.store_schema,
+            state_dir=config.state_dir,
+            patience=STORE_PATIENCE,
+            upgrade=True,
         )
         with closing(store):
             yield store

@@ -24,7 +24,12 @@ from dispatcher.host.node import known_node_id
 from dispatcher.obstacles import recent_step_text
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
-from dispatcher.store.open import database_path, is_there, remembered_identity
+from dispatcher.store.open import (
+    database_path,
+    is_there,
+    open_on_server,
+    remembered_identity,
+)
 from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds to wait for the store.
@@ -181,6 +186,7 @@ def _sockets(config: Config) -> Iterator[Finding]:
 def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
     path = database_path(config.store_url)
     if path is None:
+        yield _server(config)
         return
     try:
         refuse_place(path, mountinfo)
@@ -189,6 +195,21 @@ def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
     else:
         yield ok("filesystem", f"{path.parent} is on a local one")
         yield from _store(config)
+
+
+def _server(config: Config) -> Finding:
+    try:
+        store = open_on_server(
+            config.store_url,
+            schema=config.store_schema,
+            state_dir=config.state_dir,
+            patience=PATIENCE,
+            create=False,
+        )
+    except DispatcherError as error:
+        return from_error("store", error)
+    store.close()
+    return ok("store", f"{config.store_url}, schema {config.store_schema}, {store.identity}")
 
 
 def _store(config: Config) -> Iterator[Finding]:

@@ -25,17 +25,14 @@ from dispatcher.store.clock import Clock
 from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
 from dispatcher.store.names import DRAFT, side_files
+from dispatcher.store.schema import USUAL_NAME, is_shared
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import too_few_files
 from dispatcher.times import HOST_CLOCK, HostClock
 
 _SQLITE: Final = "sqlite://"
-_SERVER: Final = ("postgresql:", "postgres:")
 _IN_MEMORY: Final = ("", "/:memory:")
-
-#: The schema of a shared store.
-SCHEMA: Final = "dispatcher"
 
 
 def open_store(
@@ -45,7 +42,7 @@ def open_store(
     patience: float,
     create: bool = True,
     upgrade: bool = False,
-    schema: str = SCHEMA,
+    schema: str = USUAL_NAME,
     clock: HostClock = HOST_CLOCK,
     mountinfo: Path = MOUNTINFO,
     bell: Bell = NO_BELL,
@@ -64,8 +61,15 @@ def open_store(
     """
     path = database_path(url)
     if is_shared(url):
-        store = _open_on_server(
-            url, schema, patience, state_dir, create=create, upgrade=upgrade, clock=clock, bell=bell
+        store = open_on_server(
+            url,
+            schema=schema,
+            state_dir=state_dir,
+            patience=patience,
+            create=create,
+            upgrade=upgrade,
+            clock=clock,
+            bell=bell,
         )
         return _remembered(state_dir, store)
     if path is None:
@@ -98,22 +102,18 @@ def _adopt(engine: SqliteEngine, path: Path, *, upgrade: bool) -> str:
         raise
 
 
-def is_shared(url: str) -> bool:
-    """Return whether a URL names a server, whose store nodes on other hosts may use."""
-    return url.startswith(_SERVER)
-
-
-def _open_on_server(
+def open_on_server(
     url: str,
-    schema: str,
-    patience: float,
-    state_dir: Path,
     *,
+    schema: str,
+    state_dir: Path,
+    patience: float,
     create: bool,
-    upgrade: bool,
-    clock: HostClock,
-    bell: Bell,
+    upgrade: bool = False,
+    clock: HostClock = HOST_CLOCK,
+    bell: Bell = NO_BELL,
 ) -> SqlStore:
+    """Open a shared store as `open_store`, but leave the state directory as it is."""
     try:
         from dispatcher.store import server, shared  # noqa: PLC0415 - with the driver
     except ImportError as error:

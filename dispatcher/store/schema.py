@@ -1,7 +1,23 @@
 """The schema of a new database, for every engine; `migrations` brings older ones here.
 
-`{row_id}` is an integer primary key without reuse.
+`{row_id}` is an integer primary key without reuse. On a server it is one of the database's schemas,
+and has a name.
 """
+
+import re
+from typing import Final
+
+#: Names that need no care in any tool; PostgreSQL keeps `pg_` for itself.
+_NAME: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
+
+#: Ends the complaint about any other.
+NO_NAME: Final = (
+    "is not a name for a schema; begin with a small letter or _ (not pg_), then use up to 62 small"
+    " letters, digits and _"
+)
+
+#: The name of a shared store's schema, unless another is given.
+USUAL_NAME: Final = "dispatcher"
 
 # Checks use CASE and OR, not IN, for which SQLite builds a table at each row that it checks.
 SCHEMA = """
@@ -239,6 +255,16 @@ CREATE TABLE bulk_parts (
 );
 CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
 """
+
+
+def is_shared(url: str) -> bool:
+    """Return whether a URL names a server, whose store nodes on other hosts may use."""
+    return url.startswith(("postgresql:", "postgres:"))
+
+
+def is_name(name: str) -> bool:
+    """Return whether a schema on a server may have this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def definition(table: str) -> str:

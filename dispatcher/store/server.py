@@ -1,7 +1,6 @@
 """Sessions on a PostgreSQL server, in which every wait ends."""
 
 import os
-import re
 import select
 import socket
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from dispatcher.errors import ConfigError, DispatcherError, StoreUnusable
 from dispatcher.store import postgresql_errors
+from dispatcher.store.schema import NO_NAME, is_name
 from dispatcher.times import instant
 
 #: The oldest version that is supported, as libpq counts versions.
@@ -33,9 +33,6 @@ _MOST_PREPARED: Final = 500
 
 #: Seconds between two looks for Ctrl-C while a session waits.
 _LOOK_EVERY: Final = 0.1
-
-#: Names of schemas that need no care in any tool; PostgreSQL keeps `pg_` for itself.
-_SCHEMA: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 
 #: Parameters of libpq that appear in messages. The others may hold secrets.
 _NAMED: Final = ("service", "host", "hostaddr", "port", "dbname")
@@ -87,11 +84,8 @@ class DatabaseServer:
 
         Raises `ConfigError` if it is none, or the schema's name is not one.
         """
-        if not _SCHEMA.fullmatch(schema):
-            raise ConfigError(
-                f"store.schema: {schema!r} is not a name for a schema; begin with a small letter or"
-                " _ (not pg_), then use up to 62 small letters, digits and _"
-            )
+        if not is_name(schema):
+            raise ConfigError(f"store.schema: {schema!r} {NO_NAME}")
         try:
             parameters = conninfo_to_dict(url)
         except psycopg.ProgrammingError:

@@ -30,9 +30,7 @@ def command(*, check: bool, as_json: bool) -> int:
     before, wanted = _schema(config)
     if not check:
         with closing(lock_database(config.store_url, state_dir=config.state_dir)):
-            open_store(
-                config.store_url, state_dir=config.state_dir, patience=PATIENCE, upgrade=True
-            ).close()
+            _open(config, upgrade=True)
     pending = check and before != wanted
     if as_json:
         after = before if check else wanted
@@ -48,9 +46,23 @@ def command(*, check: bool, as_json: bool) -> int:
 def _schema(config: Config) -> tuple[int | None, int]:
     """Return the database's schema, None without one, and the schema of this dispatcher."""
     path = database_path(config.store_url)
-    if path is None or not is_there(path):
+    if path is None:  # no release has left an older schema on a server
+        _open(config)
+        return len(migrations.MIGRATIONS), len(migrations.MIGRATIONS)
+    if not is_there(path):
         return None, len(migrations.MIGRATIONS)
     found = examine(path, patience=PATIENCE, whole=False)
     if found.schema > found.known:  # it raises, with the remedy
-        open_store(config.store_url, state_dir=config.state_dir, patience=PATIENCE).close()
+        _open(config)
     return found.schema, found.known
+
+
+def _open(config: Config, *, upgrade: bool = False) -> None:
+    """Open the store, and close it."""
+    open_store(
+        config.store_url,
+        schema=config.store_schema,
+        state_dir=config.state_dir,
+        patience=PATIENCE,
+        upgrade=upgrade,
+    ).close()
