@@ -10,6 +10,7 @@ import structlog
 
 from dispatcher.config.config import load
 from dispatcher.logs import logs
+from tests.postgres import Postgres, running
 
 # A shell without job control lets its background jobs, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -36,3 +37,16 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = base / "bytecode"
     directory.mkdir(exist_ok=True)
     return directory
+
+
+@pytest.fixture(scope="session")
+def server_files(bytecode: Path) -> Path:
+    """Where the first process of a test run leaves the files of a server, for all to copy."""
+    return bytecode.with_name("postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres(server_files: Path) -> Iterator[Postgres]:
+    """A server of this process, for tests that leave it as it was."""
+    with running(server_files) as server:
+        yield server

@@ -61,7 +61,7 @@ class StoreSection(Section, frozen=True):
     """The database: a file on a local disk, or `postgresql://USER@HOST/DATABASE` without a
     password. Left out: `tasks.db` in the state directory. Inside a task `$DISPATCHER_STORE_URL`
     takes precedence."""
-    schema: str = "dispatcher"
+    schema: Annotated[str, Meta(examples=["dispatcher"])] = "dispatcher"
     """The schema in a PostgreSQL database; several dispatchers may each have one."""
 
 

@@ -200,11 +200,7 @@ def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
 def _server(config: Config) -> Finding:
     try:
         store = open_on_server(
-            config.store_url,
-            schema=config.store_schema,
-            state_dir=config.state_dir,
-            patience=PATIENCE,
-            create=False,
+            config.store_url, config.store_schema, config.state_dir, PATIENCE, create=False
         )
     except DispatcherError as error:
         return from_error("store", error)

@@ -62,14 +62,7 @@ def open_store(
     path = database_path(url)
     if is_shared(url):
         store = open_on_server(
-            url,
-            schema=schema,
-            state_dir=state_dir,
-            patience=patience,
-            create=create,
-            upgrade=upgrade,
-            clock=clock,
-            bell=bell,
+            url, schema, state_dir, patience, create=create, upgrade=upgrade, clock=clock, bell=bell
         )
         return _remembered(state_dir, store)
     if path is None:
@@ -104,10 +97,10 @@ def _adopt(engine: SqliteEngine, path: Path, *, upgrade: bool) -> str:
 
 def open_on_server(
     url: str,
-    *,
     schema: str,
     state_dir: Path,
     patience: float,
+    *,
     create: bool,
     upgrade: bool = False,
     clock: HostClock = HOST_CLOCK,

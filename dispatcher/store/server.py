@@ -54,6 +54,10 @@ class Session(psycopg.Connection[TupleRow]):
         left = max(0.0, self.left)
         try:
             return super().wait(gen, interval, left if timeout is None else min(left, timeout))
+        except psycopg.OperationalError as error:
+            if instant() - began < left:
+                raise
+            raise psycopg.OperationalError("the server did not answer in time") from error
         finally:
             self.left -= instant() - began
 

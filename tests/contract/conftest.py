@@ -11,23 +11,10 @@ from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import NOW, OneByOne, new_task
 from tests.contract.sqlite_files import opened
 from tests.fresh_stores import put_fresh_database
-from tests.postgres import Postgres, running
+from tests.postgres import Postgres
 
 #: Every engine runs every test of the contract; `helpers.EMBEDDED` marks the exceptions.
 ENGINES = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(scope="session")
-def server_files(bytecode: Path) -> Path:
-    """Where the first process of a test run leaves the files of a server, for all to copy."""
-    return bytecode.with_name("postgresql")
-
-
-@pytest.fixture(scope="session")
-def postgres(server_files: Path) -> Iterator[Postgres]:
-    """Return a server of this process, for tests that do not hurt it."""
-    with running(server_files) as server:
-        yield server
 
 
 # Twenty times cheaper than to make the tables anew.

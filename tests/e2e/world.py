@@ -46,6 +46,9 @@ SHORT_DELAYS: Mapping[str, Mapping[str, object]] = {
     "logs": {"level": "debug", "format": "json"},
 }
 
+#: The name of the processes of `tests.postgres`, which no world has started.
+SERVER = "postgres"
+
 #: Verbs that run in this process: they use the store and the daemon's socket, and wait for nobody.
 #: A process takes a fifth of a second of CPU, most of it for its imports.
 IN_PROCESS = frozenset(
@@ -344,9 +347,8 @@ class World:
         living = []
         for pid in below():
             with suppress(psutil.NoSuchProcess, ChildProcessError):
-                if pid in self._before:
+                if pid in self._before or (child := psutil.Process(pid)).name() == SERVER:
                     continue
-                child = psutil.Process(pid)
                 if child.status() != psutil.STATUS_ZOMBIE:
                     living.append(child)
                 elif child.ppid() == os.getpid():

@@ -167,10 +167,16 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             " node.state_dir: 'state' is not an absolute path; begin it with / or ~/",
         ),
         _checked(
-            "a database server",
+            "a database server of another kind",
             '[store]\nurl = "mysql://user:secret@host/db"\n',
-            " store.url: only SQLite is known; write for example: url = "
+            " store.url: only SQLite and PostgreSQL are known; write for example: url = "
             '"sqlite:///var/lib/dispatcher/tasks.db"',
+        ),
+        _checked(
+            "a password in the store's URL",
+            '[store]\nurl = "postgresql://user:secret@host/db"\n',
+            " store.url: it holds a password, and every task would see it in its environment; put"
+            " it into a password file (~/.pgpass or PGPASSFILE), or a service file",
         ),
         _checked(
             "a signal that does not exist",

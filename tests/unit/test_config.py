@@ -368,6 +368,18 @@ def test_a_worker_finds_the_places_of_its_dispatcher_after_a_change_of_the_file(
     assert "sqlite:///d/tasks.db" == config.store_url
 
 
+def test_a_shared_store_has_a_server_and_a_schema_and_no_file(file: Path) -> None:
+    url = "postgresql://me@db.example,db2.example/jobs?sslmode=verify-full&target_session_attrs=any"
+    file.write_text(f'[store]\nurl = "{url}"\nschema = "night"')
+
+    config = load(str(file), {})
+
+    assert (url, "night") == (config.store_url, config.store_schema)
+    assert url == config.environment["DISPATCHER_STORE_URL"]
+    assert {"runtime directory"} == config.other_places.keys()
+    assert not config.carries_environments
+
+
 def test_a_link_to_the_own_file_means_no_other_dispatcher(file: Path) -> None:
     file.write_text('[node]\nstate_dir = "/new"')
     (alias := file.with_name("alias.toml")).symlink_to(file)

@@ -44,7 +44,7 @@ def test_a_right_file_has_no_mistakes(file: File) -> None:
         ("[leasse]\n", "leasse: unknown section"),
         ("slots = 0\n", "node.slots"),
         ("slotz = 4\n", "node.slotz: unknown key"),
-        ("[store]\nurl = 'postgresql://x'\n", "store.url: only SQLite is known"),
+        ("[store]\nurl = 'mysql://x'\n", "store.url: only SQLite and"),
         ("[profiles.a]\n", "profiles.a: needs a command"),
         ("['profiles.gpu']\ncommand = ['true']\n", '"profiles.gpu": unknown section'),
         ("[executor]\nmode = 'external\n", "not TOML"),

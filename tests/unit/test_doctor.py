@@ -25,6 +25,7 @@ from dispatcher.doctor.finding import Finding, Level
 from dispatcher.host import holes, locks, owner
 from dispatcher.store import migrations
 from tests.command import Command
+from tests.postgres import Postgres
 from tests.reports import report
 
 
@@ -677,3 +678,27 @@ def test_a_store_that_an_older_daemon_uses_is_upgraded_at_no_cost(
         remedy = str(found(used, "store").remedy)
 
     assert "the daemon works with the older one; dispatcher restart: workers go on" == remedy
+
+
+def test_a_server_is_looked_for_and_nothing_is_made_there(
+    command: Command, postgres: Postgres
+) -> None:
+    command.configure(f'[store]\nurl = "{postgres.url()}"\nschema = "doctors"')
+    (command.state_dir / "store-id").unlink(missing_ok=True)  # of the store that is ready to use
+
+    missing = found(command, "store")
+    assert missing.text.endswith("schema=doctors) holds no store"), missing
+    assert "the first `dispatcher run` makes it" == missing.remedy
+    assert [] == postgres.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'doctors'")
+    command("submit", "--", "true")
+    assert f"{postgres.url()}, schema doctors, " in found(command, "store").text
+    command.configure('[store]\nurl = "postgresql://127.0.0.1:1/"')
+    assert "refused" in found(command, "store").text
+    postgres.sql("DROP SCHEMA doctors CASCADE")
+
+
+def test_verbs_for_files_name_the_tools_of_the_server(command: Command, tmp_path: Path) -> None:
+    command.configure('[store]\nurl = "postgresql://127.0.0.1:1/"')
+
+    for verb in ("backup", "restore"):
+        assert "pg_dump and pg_restore" in command(verb, tmp_path / "b", exits=78).stderr

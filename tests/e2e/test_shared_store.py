@@ -1,0 +1,76 @@
+"""Daemons on a PostgreSQL server."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.world import World
+from tests.postgres import Postgres
+
+SCHEMA = "daemons"
+
+
+@pytest.fixture
+def store(postgres: Postgres) -> Iterator[dict[str, str]]:
+    """The section of a configuration that names a store on the server."""
+    yield {"url": postgres.url(), "schema": SCHEMA}
+    postgres.sql(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+
+
+@pytest.fixture
+def shared(store: dict[str, str], world: World) -> World:
+    world.configure(store=store)
+    return world
+
+
+def test_a_task_runs_and_every_verb_finds_it(shared: World) -> None:
+    with shared.daemon():
+        task_id = shared.cli("submit", "--wait", "--", "sh", "-c", "echo hello").id
+
+        assert "hello\n" == shared.cli("logs", task_id).stdout
+        assert "succeeded" == shared.cli("show", task_id, "--json").json["state"]
+        assert "connected" == shared.cli("status", "--json").json["executor"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_daemon_and_its_runs_outlive_a_restart_of_the_server(
+    shared: World, postgres: Postgres, number: signal.Signals
+) -> None:
+    with shared.daemon():
+        running = shared.submit("sh", "-c", "until test -e go; do sleep 0.05; done")
+        waiting = shared.submit("true", delay="300ms")
+
+        postgres.restart(number)
+        (shared.directory / "go").touch()
+
+        assert 0 == shared.cli("wait", running, waiting).exit_code
+    assert [1, 1] == [len(shared.show(one)["runs"]) for one in (running, waiting)]
+
+
+def test_a_daemon_waits_for_a_server_that_hangs(shared: World, postgres: Postgres) -> None:
+    with shared.daemon() as daemon:
+        shared.cli("submit", "--wait", "--", "true")
+        with postgres.frozen():
+            daemon.expect("store.unavailable")
+        daemon.expect("store.recovered")
+
+        shared.cli("submit", "--wait", "--", "true")
+
+
+def test_each_task_of_two_daemons_runs_once(
+    shared: World, store: dict[str, str], tmp_path: Path, bytecode: Path
+) -> None:
+    (there := tmp_path / "other").mkdir()
+    with closing(World(there, bytecode)) as other:
+        other.configure(store=store)
+        with shared.daemon(alone=False) as one, other.daemon(alone=False) as two:
+            tasks = [world.submit("sleep", "0.05") for _ in range(20) for world in (shared, other)]
+            shared.cli("wait", *tasks)
+            nodes = {daemon.expect("daemon.started")["node"] for daemon in (one, two)}
+
+    runs = [shared.show(task)["runs"] for task in tasks]
+    assert [["succeeded"]] * 40 == [[run["outcome"] for run in of_task] for of_task in runs]
+    assert 2 == len(nodes)
