@@ -358,8 +358,10 @@ def test_r49_a_damaged_page_that_no_start_reads_is_found(used: Command) -> None:
     lines = "\n".join('{"command": ["echo", "%s"]}' % ("x" * 3000) for _ in range(40))
     used("submit", "--from", "-", stdin=lines.encode())
     database = used.state_dir / "tasks.db"
+    content = database.read_bytes()
+    of_a_task = content.index(b"x" * 3000, len(content) * 3 // 4) // 4096
     with database.open("r+b") as file:
-        file.seek(30 * 4096)
+        file.seek(of_a_task * 4096)
         file.write(bytes(range(256)) * 16)
     used("show", 1)  # works: it does not come by there
 
