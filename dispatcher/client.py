@@ -18,11 +18,9 @@ from dispatcher.execution import Claim
 from dispatcher.host import owner
 from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
-from dispatcher.operations import intents
 from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
 from dispatcher.operations.reading import Reader
-from dispatcher.outlook import IntentResult, Outlook
 from dispatcher.store.open import open_store
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
@@ -30,6 +28,7 @@ from dispatcher.words import Accepted, Refused, Renewed
 
 if TYPE_CHECKING:
     from dispatcher.operations.editing import TaskEdits
+    from dispatcher.outlook import IntentResult, Outlook
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0
@@ -147,7 +146,9 @@ class Client(Reader):
 
         `intent` is an `Intent` or its word. Raises ValueError for another word.
         """
-        return intents.request(self.store, self.config, task_id, intent, reason)
+        from dispatcher.operations import intents  # noqa: PLC0415 - no submit needs it
+
+        return intents.request(self.store, task_id, intent, reason)
 
     def request_each(
         self,
@@ -162,6 +163,8 @@ class Client(Reader):
         With a filter, tasks that do not match it then are left alone, and left out. Raises
         `CommitUnknown`, which counts the tasks that are done, for an error after the first ones.
         """
+        from dispatcher.operations import intents  # noqa: PLC0415 - no submit needs it
+
         ids = list(dict.fromkeys(task_ids))
         batches = intents.request_each(self.store, self.config, ids, intent, reason, wanted=wanted)
         return [result for results in batches for result in results]
@@ -178,8 +181,10 @@ class Client(Reader):
 
     def outlook(self, task_id: int) -> Outlook | None:
         """Return the outcome of a run that is ending and its task's next state; None: none is."""
+        from dispatcher.operations import intents  # noqa: PLC0415 - no submit needs it
+
         with self.store.snapshot() as now:
-            return intents.outlook_of(self.store, self.config, task_id, now)
+            return intents.outlook_of(self.store, task_id, now)
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
         """Stop claims from a queue; False: it was paused already. Raises `InvalidTask`."""

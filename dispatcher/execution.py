@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from dispatcher.environment import Environment
 from dispatcher.model import Declared, Intent, Liveness, Outcome, TaskState
@@ -11,7 +12,7 @@ from dispatcher.wire import KillMode, RunUid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """A run's time limits, and the signal that ends it; None: no limit, or the node's default."""
+    """A run's time limits, and the signal that ends it; None: no limit, or SIGTERM."""
 
     run_timeout_ms: int | None = None
     stall_timeout_ms: int | None = None
@@ -29,6 +30,26 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Budgets and delays of a task's repeated runs, fixed at its submit.
+
+    The defaults are those of a task that stores no others, whatever is configured later.
+    """
+
+    max_deferrals: int = 100
+    max_orphans: int = 5
+    backoff_min_ms: int = 10_000
+    backoff_max_ms: int = 900_000
+    cooldown_ms: int = 60_000
+
+
+BUILT_IN: Final = RetryPolicy()
+
+#: From the kill signal to SIGKILL, likewise.
+KILL_GRACE_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +77,8 @@ class Claim:
     """Output files of the task's runs on this node that may still be alive, latest first."""
     notify: bool = False
     limits: Limits = NO_LIMITS
-    kill_grace_ms: int | None = None
-    """From the kill signal to SIGKILL, as configured at the claim: a reload does not change it."""
+    kill_grace_ms: int = KILL_GRACE_MS
+    """From the kill signal to SIGKILL, as fixed at the submit."""
     kill_mode: KillMode = KillMode.TREE
     environment: Environment | None = None
     """As in `NewTask`, like the umask."""
@@ -112,7 +133,8 @@ class OpenRun:
     progressed_at: StoreTime | None = None
     """When a heartbeat last reported a changed progress or note."""
     limits: Limits = NO_LIMITS
-    kill_grace_ms: int | None = None
+    retry: RetryPolicy = BUILT_IN
+    kill_grace_ms: int = KILL_GRACE_MS
     """As in `Claim`."""
     output_path: str = ""
     rules: Mapping[str, str] = field(default_factory=dict)

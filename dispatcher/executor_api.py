@@ -147,7 +147,6 @@ class StartSettings:
     """Settings of every start on this node. Graces in seconds."""
 
     worker_socket: str
-    kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0
     output_budget: int | None = None
@@ -188,8 +187,7 @@ def start_message(
     deadlines: Mapping[str, float],
 ) -> wire.Start:
     """Return the message that starts a claim's worker, with the lock in its environment."""
-    limits = claim.limits
-    grace, run_timeout = claim.kill_grace_ms, limits.run_timeout_ms
+    limits, run_timeout = claim.limits, claim.limits.run_timeout_ms
     run_by = {} if run_timeout is None else run_deadline(Instant(at + run_timeout / 1000))
     return wire.Start(
         uid=claim.run_uid,
@@ -206,7 +204,7 @@ def start_message(
         earlier_output_paths=claim.earlier_output_paths[1:],
         kill_signal=limits.kill_signal or signal.SIGTERM,
         kill_mode=claim.kill_mode,
-        kill_grace=settings.kill_grace if grace is None else grace / 1000,
+        kill_grace=claim.kill_grace_ms / 1000,
         leftover_grace=settings.leftover_grace,
         report_leftovers=claim.reports_leftovers,
         to_journald=claim.output_to_journald,

@@ -133,9 +133,15 @@ class Task:
     start_timeout_ms: int | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
-    kill_grace_ms: int | None = None
     kill_signal: int | None = None
     kill_mode: KillMode | None = None
+    kill_grace_ms: int | None = None
+    """As in `NewTask`, so with the retry policy that follows."""
+    backoff_min_ms: int | None = None
+    backoff_max_ms: int | None = None
+    cooldown_ms: int | None = None
+    max_deferrals: int | None = None
+    max_orphans: int | None = None
     notify: bool = False
     environment_id: int | None = None
     """The id of its submitter's environment; None: its runs get a clean one."""

@@ -48,6 +48,12 @@ class NewTask:
     start_timeout_ms: int | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
-    kill_grace_ms: int | None = None
     kill_signal: int | None = None
     kill_mode: KillMode | None = None
+    kill_grace_ms: int | None = None
+    """None: the default of `execution`, so with all that follow."""
+    backoff_min_ms: int | None = None
+    backoff_max_ms: int | None = None
+    cooldown_ms: int | None = None
+    max_deferrals: int | None = None
+    max_orphans: int | None = None

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import random
 
     from dispatcher.execution import Settlement
-    from dispatcher.policy import RetryPolicy
 
 
 #: Why a task without attempts left is not released.
@@ -48,14 +47,12 @@ class IntentResult:
     """What is expected if its run is ending."""
 
 
-def outlook(
-    run: OpenRun, retry: RetryPolicy, *, now: StoreTime, rng: random.Random
-) -> Outlook | None:
+def outlook(run: OpenRun, *, now: StoreTime, rng: random.Random) -> Outlook | None:
     """Return the expected settlement if the run were gone now; None: it is not ending."""
     if not run.is_ending:
         return None
-    settled = _settled(run, retry, now, rng)
-    released = _settled(replace(run, intent=Intent.RELEASE), retry, now, rng)
+    settled = _settled(run, now, rng)
+    released = _settled(replace(run, intent=Intent.RELEASE), now, rng)
     not_released = None
     if released.state is not TaskState.READY:
         left = released.attempts_used < run.max_attempts
@@ -64,7 +61,7 @@ def outlook(
     return Outlook(settled.outcome, settled.state, settled.reason, declared, not_released)
 
 
-def _settled(run: OpenRun, retry: RetryPolicy, now: StoreTime, rng: random.Random) -> Settlement:
+def _settled(run: OpenRun, now: StoreTime, rng: random.Random) -> Settlement:
     from dispatcher import policy  # noqa: PLC0415 - no submit needs it
 
-    return policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
+    return policy.settle(run, None, now=now, ended_at=now, rng=rng)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import exit_codes, wire
-from dispatcher.execution import OpenRun, Settlement
+from dispatcher.execution import OpenRun, RetryPolicy, Settlement
 from dispatcher.model import INTENDED, Declared, Intent, Outcome, TaskState
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
@@ -65,17 +65,6 @@ DECLARED: Mapping[Declared, Outcome] = {
 End = wire.Exited | wire.StartFailed | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """Budgets and delays of repeated runs."""
-
-    max_deferrals: int = 100
-    max_orphans: int = 5
-    backoff_min_ms: int = 10_000
-    backoff_max_ms: int = 900_000
-    cooldown_ms: int = 60_000
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     outcome: Outcome
@@ -121,7 +110,6 @@ def outcome_of_ending(ended_by: str) -> Outcome | None:
 def settle(
     run: OpenRun,
     end: End,
-    retry: RetryPolicy,
     *,
     now: StoreTime,
     ended_at: StoreTime,
@@ -133,7 +121,7 @@ def settle(
     `started` is the leader's pid and start, if they were not recorded before.
     """
     judged = verdict(run, end)
-    account = _account(run, judged, retry, now, rng)
+    account = _account(run, judged, now, rng)
     account = _within_total(run, judged, _as_intended(run, judged, account), now)
     exit_code, signum = _status(run, end)
     evidence = end.exit if isinstance(end, wire.Exited) else None
@@ -157,10 +145,10 @@ def settle(
     )
 
 
-def next_state(run: OpenRun, retry: RetryPolicy, *, now: StoreTime) -> TaskState:
+def next_state(run: OpenRun, *, now: StoreTime) -> TaskState:
     """Return the state of a task if its run were settled now without an exit."""
     delay_is_unused = random.Random(0)  # noqa: S311
-    return settle(run, None, retry, now=now, ended_at=now, rng=delay_is_unused).state
+    return settle(run, None, now=now, ended_at=now, rng=delay_is_unused).state
 
 
 def postponed(
@@ -191,10 +179,8 @@ def _charged(run: OpenRun, outcome: Outcome) -> Outcome:
     return Outcome(run.rules.get("lost", outcome)) if outcome is Outcome.LOST else outcome
 
 
-def _account(
-    run: OpenRun, judged: Verdict, retry: RetryPolicy, now: StoreTime, rng: random.Random
-) -> _Account:
-    outcome, reason = _charged(run, judged.outcome), judged.reason
+def _account(run: OpenRun, judged: Verdict, now: StoreTime, rng: random.Random) -> _Account:
+    retry, outcome, reason = run.retry, _charged(run, judged.outcome), judged.reason
     attempts_used = run.attempts_used + (outcome in COUNTED)
     deferrals = run.deferrals + (outcome is Outcome.DEFERRED)
     orphans = run.orphans + (outcome is Outcome.ORPHANED)

@@ -1,14 +1,16 @@
 """Makes tasks from options and the configuration."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from dispatcher.config import limits, profiles, template
 from dispatcher.config.config import Config
 from dispatcher.config.task_settings import TaskDefaults
 from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
+from dispatcher.execution import BUILT_IN, KILL_GRACE_MS
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.task_checks import (
@@ -53,10 +55,20 @@ class TaskOptions(TypedDict, total=False):
     start_timeout_ms: int | None
     queue_timeout_ms: int | None
     total_timeout_ms: int | None
-    kill_grace_ms: int | None
     kill_signal: int | str | None
     """Its name ("INT", "SIGINT") or number."""
     kill_mode: KillMode | None
+    kill_grace_ms: int | None
+    backoff_min_ms: int | None
+    backoff_max_ms: int | None
+    cooldown_ms: int | None
+    max_deferrals: int | None
+    max_orphans: int | None
+
+
+#: Kill grace and retry policy, which are fixed at the submit; the values are those of a task that
+#: stores none.
+FIXED: Final[Mapping[str, int]] = {"kill_grace_ms": KILL_GRACE_MS, **asdict(BUILT_IN)}
 
 
 def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:
@@ -87,6 +99,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
         "max_attempts": config.retry.max_attempts,
         "lease_ttl_ms": leases.worker_ttl_ms if liveness == Liveness.WORKER else leases.ttl_ms,
         **wanted,
+        **fixed(config, {name: wanted.get(name) for name in FIXED}),  # type: ignore[misc]
     }
     if liveness == Liveness.PROCESS and options.get("start_timeout_ms") is None:
         wanted.pop("start_timeout_ms", None)
@@ -96,6 +109,25 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if (signal := wanted.get("kill_signal")) is not None:
         wanted["kill_signal"] = signal_number(signal)
     return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
+
+
+def fixed(config: Config, given: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Return the `FIXED` values of a task as `NewTask` has them.
+
+    Those that are None are the configuration's, but a bound of the back-off never contradicts the
+    other one that is given: then it equals that.
+    """
+    values = {
+        name: getattr(config.leases if name == "kill_grace_ms" else config.retry, name)
+        for name in given
+    } | {name: value for name, value in given.items() if value is not None}
+    least, most = "backoff_min_ms", "backoff_max_ms"
+    if least in given and most in given and values[least] > values[most]:
+        if given[least] is None:
+            values[least] = values[most]
+        elif given[most] is None:
+            values[most] = values[least]
+    return {name: None if value == FIXED[name] else value for name, value in values.items()}
 
 
 def _from_profile(

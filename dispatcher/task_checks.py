@@ -87,6 +87,8 @@ def _check(task: NewTask) -> None:
     check_number("lease_ttl", task.lease_ttl_ms, limits.LEAST_LEASE, limits.LONGEST)
     check_number("delay", task.delay_ms, Milliseconds(0), limits.LONGEST)
     check_start(task.start_at)
+    for name in limits.BUDGETS:
+        check_number(name, getattr(task, name) or 0, 0, 2**31 - 1)
     limits.check(task)
     check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dispatcher import wire
+from dispatcher.execution import RetryPolicy
 from dispatcher.executor_api import (
     Connected,
     Disconnected,
@@ -20,7 +21,6 @@ from dispatcher.executor_api import (
 )
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.new_task import NewTask
-from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import Store
 from dispatcher.store.bell import Bell
 from dispatcher.store.open import open_store
@@ -39,8 +39,10 @@ SETTINGS = SupervisorSettings(
     slots=2,
     output_dir="/output",
     start=StartSettings(worker_socket="/run/worker.sock"),
-    retry=RetryPolicy(backoff_min_ms=10_000, backoff_max_ms=60_000, cooldown_ms=30_000),
 )
+
+#: Of the tasks that are submitted.
+RETRY = RetryPolicy(backoff_max_ms=60_000, cooldown_ms=30_000)
 
 
 class FakeBell:
@@ -193,6 +195,7 @@ class World:
     """One node in virtual time."""
 
     settings: SupervisorSettings = SETTINGS
+    retry: RetryPolicy = RETRY
     seed: int = 1
     elapsed: float = 0.0
     stepped: float = 0.0
@@ -253,7 +256,7 @@ class World:
         """Submit a task and return its id."""
         task = NewTask(
             command=command or ("true",),
-            **{"max_attempts": 3, "lease_ttl_ms": 60_000, **facts},
+            **{"max_attempts": 3, "lease_ttl_ms": 60_000, **asdict(self.retry), **facts},
         )
         with self.store.transaction() as now:
             return self.store.submit([task], now=now)[0].task_id

@@ -40,9 +40,10 @@ _KINDS: Mapping[str, Any] = {
     "notify": bool,
     "lease_ttl": object,
     **dict.fromkeys(limits.TIMEOUTS, object),
-    "kill_grace": object,
     "kill_signal": str | int,
     "kill_mode": KillMode,
+    **dict.fromkeys(("kill_grace", *limits.DELAYS), object),
+    **dict.fromkeys(limits.BUDGETS, int),
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
     "name": str,
@@ -63,7 +64,7 @@ _MOST_KEYS = 20_000
 #: Keys by the names that `list --json` prints.
 _ALSO = {"labels": "label"}
 
-_DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
+_DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS, *limits.DELAYS})
 
 
 def read(

@@ -1,6 +1,6 @@
 """Arguments and options that several verbs have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -133,9 +133,23 @@ _LIMITS = {
     "kill-grace": "Time between the kill signal and SIGKILL [default: as configured].",
 }
 
+_DELAYS = {
+    "backoff-min": "Back-off after a first failure, doubled by each [default: as configured].",
+    "backoff-max": "Longest back-off [default: as configured].",
+    "cooldown": "Delay after a deferral that names none [default: as configured].",
+}
+
+_BUDGETS = {
+    "max-deferrals": "Deferrals after which the task is held [default: as configured].",
+    "max-orphans": "Runs lost in crashes after which the task is held [default: as configured].",
+}
+
 
 def limit_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that bound a task in time and set how its runs are ended."""
+    """Add the options that bound a task in time, end its runs, and run it again."""
+    for name, text in reversed(_BUDGETS.items()):
+        command = click.option(f"--{name}", type=int, metavar="N", help=text)(command)
+    command = _durations(command, _DELAYS)
     command = click.option(
         "--kill-mode",
         type=click.Choice([mode.value for mode in KillMode]),
@@ -148,6 +162,10 @@ def limit_options(command: Callable[..., int]) -> Callable[..., int]:
         metavar="SIGNAL",
         help="The signal that ends a run [default: TERM].",
     )(command)
-    for name, text in reversed(_LIMITS.items()):
+    return _durations(command, _LIMITS)
+
+
+def _durations(command: Callable[..., int], named: Mapping[str, str]) -> Callable[..., int]:
+    for name, text in reversed([*named.items()]):
         command = click.option(f"--{name}", type=DURATION, metavar="DURATION", help=text)(command)
     return command

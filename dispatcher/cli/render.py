@@ -4,20 +4,16 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from signal import SIGTERM
 from typing import Any
 
 import msgspec
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import dropped, end_of
-from dispatcher.config.limits import TIMEOUTS
 from dispatcher.execution import LOCAL
 from dispatcher.model import Run, Task
-from dispatcher.quantities import signal_names
-from dispatcher.quantities.durations import Milliseconds
+from dispatcher.submission import FIXED
 from dispatcher.times import StoreTime
-from dispatcher.wire import KillMode
 
 #: Characters shown of a long text; `show --json` has all of it.
 SHORT = 120
@@ -59,9 +55,9 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "queue_timeout_ms": task.queue_timeout_ms,
         "total_timeout_ms": task.total_timeout_ms,
         "fails_at": moment(task.fails_at, calendar),
-        "kill_grace_ms": task.kill_grace_ms,
         "kill_signal": task.kill_signal,
         "kill_mode": task.kill_mode,
+        **{name: getattr(task, name) for name in FIXED},
         "profile": task.profile,
         "cwd": task.cwd,
         "clean_env": task.environment_id is None,
@@ -158,30 +154,6 @@ def short(text: str | None, most: int = SHORT) -> str:
 def began(run: Run) -> StoreTime | None:
     """Return when a run's work began: with the claim if that is a local one."""
     return run.claimed_at if run.node.startswith(LOCAL) else run.started_at
-
-
-def timeouts_text(task: Task) -> str:
-    """Return a task's time-outs as a user types them, "" for none."""
-    given = ((name, getattr(task, f"{name}_ms")) for name in TIMEOUTS)
-    return ", ".join(
-        f"{name.removesuffix('_timeout')} {Milliseconds(value)}"
-        for name, value in given
-        if value is not None
-    )
-
-
-def kill_text(task: Task) -> str:
-    """Return how a task's runs are ended, "" unless the task itself sets it."""
-    parts = []
-    if task.kill_mode is KillMode.LEADER:
-        parts.append(
-            f"{signal_names.name_of(task.kill_signal or SIGTERM)} to the first process alone"
-        )
-    elif task.kill_signal is not None:
-        parts.append(signal_names.name_of(task.kill_signal))
-    if task.kill_grace_ms is not None:
-        parts.append(f"SIGKILL after {Milliseconds(task.kill_grace_ms)}")
-    return ", ".join(parts)
 
 
 def moment(time: StoreTime | None, calendar: Calendar) -> str | None:

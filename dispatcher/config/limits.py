@@ -4,9 +4,11 @@ They hold for the configuration and for a submit; each mistake has a remedy.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from dispatcher.errors import InvalidTask
+from dispatcher.execution import BUILT_IN
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.quantities import durations, signal_names
@@ -38,6 +40,10 @@ TIMEOUTS: Final = (
     "total_timeout",
 )
 
+#: Delays before a task runs again, and how often it may without the use of an attempt.
+DELAYS: Final = ("backoff_min", "backoff_max", "cooldown")
+BUDGETS: Final = ("max_deferrals", "max_orphans")
+
 #: Pairs of time-outs of which the first, if longer, could never fire.
 _WITHIN: Final = (
     ("run_timeout", "total_timeout"),
@@ -51,10 +57,17 @@ _WITHIN: Final = (
 
 
 def check(task: NewTask) -> None:
-    """Raise `InvalidTask` for an impossible time-out, grace or signal."""
+    """Raise `InvalidTask` for an impossible time-out, grace, delay or signal."""
     for name in TIMEOUTS:
         _check_duration(name, _milliseconds(task, name), least=1)
-    _check_duration("kill_grace", _milliseconds(task, "kill_grace"), least=0)
+    for name in ("kill_grace", *DELAYS):
+        _check_duration(name, _milliseconds(task, name), least=0)
+    least, most = task.backoff_min_ms, task.backoff_max_ms
+    if mistake := backoff_mistake(
+        BUILT_IN.backoff_min_ms if least is None else least,
+        BUILT_IN.backoff_max_ms if most is None else most,
+    ):
+        raise InvalidTask(mistake)
     if task.kill_signal is not None:
         try:
             signal_names.parse(task.kill_signal)
@@ -90,6 +103,21 @@ def contradiction(wanted: object) -> str | None:
                 f" which would come first; lower it or raise {other}"
             )
     return None
+
+
+def backoff_mistake(least: int, most: int) -> str | None:
+    """Return the mistake and the remedy for a shortest back-off above the longest."""
+    if least <= most:
+        return None
+    shown = f"{Milliseconds(least)} is more than backoff_max ({Milliseconds(most)})"
+    return f"backoff_min: {shown}; lower it or raise that"
+
+
+def too_long(section: object, *names: str) -> Iterator[str]:
+    """Yield a mistake for each duration of a section that no task may have."""
+    for name in names:
+        if (given := _milliseconds(section, name) or 0) > LONGEST:
+            yield f"{name}: {Milliseconds(given)} is longer than {LONGEST}; lower it"
 
 
 def check_variable(name: str) -> None:

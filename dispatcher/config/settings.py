@@ -8,7 +8,7 @@ completes the message about a mistake.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -32,11 +32,9 @@ from dispatcher.config.section import (
     duration_or_never,
 )
 from dispatcher.config.task_settings import Defaults, Profile, Queue
+from dispatcher.execution import BUILT_IN, KILL_GRACE_MS
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
-
-if TYPE_CHECKING:
-    from dispatcher.policy import RetryPolicy
 
 
 class NodeSection(Section, frozen=True):
@@ -122,8 +120,9 @@ class LeasesSection(Section, frozen=True):
     if that is less."""
     takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
     """How long other nodes wait to take over runs that a silent node must have ended."""
-    kill_grace_ms: TenSeconds = Milliseconds(10_000)
-    """Time between the kill signal and SIGKILL, for tasks without their own."""
+    kill_grace_ms: TenSeconds = Milliseconds(KILL_GRACE_MS)
+    """Time between the kill signal and SIGKILL, for tasks that are submitted without their own: a
+    change of it changes no submitted task."""
     exit_grace_ms: TenSeconds = Milliseconds(10_000)
     """How long a worker may take to exit after it declared its outcome."""
     leftover_grace_ms: Annotated[Milliseconds, Meta(examples=["2s"])] = Milliseconds(2_000)
@@ -139,6 +138,7 @@ class LeasesSection(Section, frozen=True):
     def _mistakes(self) -> Iterator[str]:
         yield from at_least(limits.LEAST_LEASE, self, "ttl_ms", "worker_ttl_ms")
         yield from at_least(LEAST_INTERVAL, self, "reap_interval_ms")
+        yield from limits.too_long(self, "kill_grace")
         most, name, shortest = self._longest_reap_interval()
         if self.reap_interval_ms > most and shortest > 0:
             yield (
@@ -153,49 +153,40 @@ class LeasesSection(Section, frozen=True):
 
 
 class RetrySection(Section, frozen=True):
-    """How often, and after which delay, a task runs again."""
+    """How often, and after which delay, a task runs again, unless its submit, profile or queue
+    decides. All of it is fixed at the submit: a change of this file, or that of another host,
+    changes no submitted task.
+    """
 
     max_attempts: Annotated[int, Meta(ge=1, le=MOST, examples=[3])] = 3
     """Attempts after which a task is failed."""
-    max_deferrals: Annotated[int, Meta(ge=0, le=MOST, examples=[100])] = 100
+    max_deferrals: Annotated[int, Meta(ge=0, le=MOST, examples=[100])] = BUILT_IN.max_deferrals
     """Deferrals (exit code 75) after which a task is held."""
-    max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] = 5
+    max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] = BUILT_IN.max_orphans
     """Runs lost by the dispatcher, as in a crash, after which a task is held."""
     backoff_min_ms: TenSeconds = DERIVED
     """The back-off after a first failure; it doubles with each failure, and half of it is random.
     Left out: 10 s, or `backoff_max` if that is less."""
     backoff_max_ms: QuarterHour = DERIVED
     """The longest back-off. Left out: 15 min, or `backoff_min` if that is more."""
-    cooldown_ms: Minute = Milliseconds(60_000)
+    cooldown_ms: Minute = Milliseconds(BUILT_IN.cooldown_ms)
     """The delay after a deferral that names none."""
 
     def __post_init__(self) -> None:
         """Derive the bound that was left out from the other."""
         least, most = self.backoff_min_ms, self.backoff_max_ms
         if most is DERIVED:
-            most = Milliseconds(max(900_000, least))
+            most = Milliseconds(max(BUILT_IN.backoff_max_ms, least))
         if least is DERIVED:
-            least = Milliseconds(min(10_000, most))
+            least = Milliseconds(min(BUILT_IN.backoff_min_ms, most))
         msgspec.structs.force_setattr(self, "backoff_min_ms", least)
         msgspec.structs.force_setattr(self, "backoff_max_ms", most)
         super().__post_init__()
 
-    def policy(self) -> RetryPolicy:
-        """Return these limits for `policy.settle`."""
-        from dispatcher.policy import RetryPolicy  # noqa: PLC0415 - no submit needs it
-
-        return RetryPolicy(
-            max_deferrals=self.max_deferrals,
-            max_orphans=self.max_orphans,
-            backoff_min_ms=self.backoff_min_ms,
-            backoff_max_ms=self.backoff_max_ms,
-            cooldown_ms=self.cooldown_ms,
-        )
-
     def _mistakes(self) -> Iterator[str]:
-        least, most = self.backoff_min_ms, self.backoff_max_ms
-        if least > most:
-            yield f"backoff_min: {least} is more than backoff_max ({most}); lower it or raise that"
+        yield from limits.too_long(self, *limits.DELAYS)
+        if mistake := limits.backoff_mistake(self.backoff_min_ms, self.backoff_max_ms):
+            yield mistake
 
 
 class OutputSection(Section, frozen=True):

@@ -15,7 +15,6 @@ from dispatcher.config.section import (
     TenSeconds,
     above_zero,
     at_least,
-    key_of,
 )
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
@@ -71,27 +70,44 @@ class TaskDefaults(Section, frozen=True):
     total_timeout_ms: Annotated[Milliseconds, Meta(examples=["2d"])] | None = None
     """A task fails if it is not done this long after its submit."""
     kill_grace_ms: TenSeconds | None = None
-    """Time between the kill signal and SIGKILL."""
+    """Time between the kill signal and SIGKILL. Left out: the one of `[leases]`."""
     kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
     """The signal that ends a run. Left out: `TERM`."""
     kill_mode: Annotated[Literal["tree", "leader"], Meta(examples=["leader"])] | None = None
     """What gets that signal: all processes of the run (`tree`), or only the first one (`leader`),
     for a master that ends its own workers. In either case the survivors of the grace get SIGKILL.
     Left out: `tree`."""
+    backoff_min_ms: TenSeconds | None = None
+    """The back-off after a first failure. Left out, as those that follow: the one of `[retry]`."""
+    backoff_max_ms: QuarterHour | None = None
+    """The longest back-off."""
+    cooldown_ms: Minute | None = None
+    """The delay after a deferral that names none."""
+    max_deferrals: Annotated[int, Meta(ge=0, le=MOST, examples=[100])] | None = None
+    """Deferrals (exit code 75) after which a task is held."""
+    max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] | None = None
+    """Runs lost by the dispatcher, as in a crash, after which a task is held."""
 
     def _mistakes(self) -> Iterator[str]:
         times = [f"{name}_ms" for name in limits.TIMEOUTS]
         yield from at_least(limits.LEAST_LEASE, self, "lease_ttl_ms")
         yield from above_zero(self, *(name for name in times if getattr(self, name) is not None))
-        for name in ("lease_ttl_ms", *times, "kill_grace_ms"):
-            if (given := getattr(self, name) or 0) > limits.LONGEST:
-                yield f"{key_of(name)}: {given} is longer than {limits.LONGEST}; lower it"
+        yield from limits.too_long(
+            self, "lease_ttl", *limits.TIMEOUTS, "kill_grace", *limits.DELAYS
+        )
         if self.kill_signal is not None:
             try:
                 signal_names.parse(self.kill_signal)
             except ValueError as error:
                 yield f"kill_signal: {error}"
         if mistake := limits.contradiction(self):
+            yield mistake
+        least, most = self.backoff_min_ms, self.backoff_max_ms
+        if (
+            least is not None
+            and most is not None
+            and (mistake := limits.backoff_mistake(least, most))
+        ):
             yield mistake
 
 
@@ -150,7 +166,7 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     """Where its output goes: to its file (`dispatcher logs`), or to systemd's journal as well, each
     line a record (`journalctl DISPATCHER_TASK_ID=42`). The file stays, within `[output]`."""
     lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
-    """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
+    """What a lost lease costs: one of `max_attempts`, or one of `max_orphans`."""
 
     def _mistakes(self) -> Iterator[str]:
         yield from super()._mistakes()

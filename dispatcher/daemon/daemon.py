@@ -219,7 +219,7 @@ def settings(
         poll=config.daemon.poll_ms / 1000,
         drain_timeout=config.daemon.drain_timeout_ms / 1000,
         until_idle=until_idle,
-        retry=config.retry.policy(),
+        kill_grace=leases.kill_grace_ms / 1000,
         reap_interval=leases.reap_interval_ms / 1000,
         absence_limit=None if absence_ms is None else absence_ms / 1000,
         retention=None if retention_ms is None else retention_ms / 1000,
@@ -231,7 +231,6 @@ def settings(
         },
         start=StartSettings(
             worker_socket=str(config.runtime_dir / "worker.sock"),
-            kill_grace=leases.kill_grace_ms / 1000,
             exit_grace=leases.exit_grace_ms / 1000,
             leftover_grace=leases.leftover_grace_ms / 1000,
             output_budget=int(config.output.run_budget),

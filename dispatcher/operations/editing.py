@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
-from dispatcher import commits, task_checks
+from dispatcher import commits, submission, task_checks
 from dispatcher.config.config import Config
 from dispatcher.config.limits import LONGEST
 from dispatcher.errors import InvalidTask
@@ -50,9 +50,15 @@ class TaskEdits(TypedDict, total=False):
     start_timeout_ms: int | None
     queue_timeout_ms: int | None
     total_timeout_ms: int | None
-    kill_grace_ms: int | None
     kill_signal: int | str | None
     kill_mode: KillMode | None
+    kill_grace_ms: int | None
+    """None: as configured now; so with all that follow."""
+    backoff_min_ms: int | None
+    backoff_max_ms: int | None
+    cooldown_ms: int | None
+    max_deferrals: int | None
+    max_orphans: int | None
 
 
 #: Fields of a submission that a task keeps as they are.
@@ -114,7 +120,7 @@ def _writer(
 
     def write(now: StoreTime) -> list[Edited]:
         store.watch_clock()
-        settle_all_abandoned(store, config, now)
+        settle_all_abandoned(store, now)
         meant = task_ids
         if wanted is not None:
             meant = [one.id for one in store.matching_among(task_ids, wanted)]
@@ -167,6 +173,8 @@ def edited(config: Config, task: Task, edits: TaskEdits, now: StoreTime) -> Task
     delay_ms = changes.pop("delay_ms", None)
     for name in changes.keys() & {"env", "labels"}:
         changes[name] = _without_none({**getattr(task, name), **changes[name]})
+    fixed = {name: changes[name] for name in changes.keys() & submission.FIXED.keys()}
+    changes |= submission.fixed(config, fixed)
     submitted = {name: getattr(task, name) for name in _KEPT}
     wanted = task_checks.checked(NewTask(**{**submitted, **changes}))
     if "max_attempts" in edits:
@@ -197,12 +205,14 @@ def _typed(edits: TaskEdits) -> TaskEdits:
     return typed
 
 
-#: A task that may have any time-out.
+#: A task that may have any time-out, and any bound of its back-off.
 _ANY: Mapping[str, Any] = {
     "command": ("true",),
     "max_attempts": 1,
     "lease_ttl_ms": LONGEST,
     "liveness": Liveness.WORKER,
+    "backoff_min_ms": 0,
+    "backoff_max_ms": LONGEST,
 }
 
 

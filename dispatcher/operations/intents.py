@@ -15,11 +15,9 @@ from dispatcher.times import StoreTime
 _Do = Callable[[StoreTime], list[IntentResult]]
 
 
-def request(
-    store: Store, config: Config, task_id: int, word: Intent | str, why: str | None
-) -> IntentResult:
+def request(store: Store, task_id: int, word: Intent | str, why: str | None) -> IntentResult:
     """Write an intent, and return its result: see `Client.request`."""
-    do = _Intended(store, config, _parsed(word), why).write([task_id])
+    do = _Intended(store, _parsed(word), why).write([task_id])
     (result,) = commits.change(store, do, remedy=f"see `dispatcher show {task_id}`")
     return result
 
@@ -37,7 +35,7 @@ def request_each(
 
     Tasks that do not match `wanted` any more are left alone, and left out of the answers.
     """
-    intended = _Intended(store, config, _parsed(word), why, wanted)
+    intended = _Intended(store, _parsed(word), why, wanted)
     return in_batches(store, config, task_ids, intended.write)
 
 
@@ -46,7 +44,6 @@ class _Intended:
     """An intent and its reason, to be written for tasks that match a filter."""
 
     store: Store
-    config: Config
     intent: Intent
     reason: str | None
     wanted: TaskFilter | None = None
@@ -56,10 +53,10 @@ class _Intended:
 
         def do(now: StoreTime) -> list[IntentResult]:
             self.store.watch_clock()
-            settle_all_abandoned(self.store, self.config, now)
+            settle_all_abandoned(self.store, now)
             meant = self._meant(task_ids)
             was = {task_id: self._write(task_id, now) for task_id in meant}
-            settle_all_abandoned(self.store, self.config, now)
+            settle_all_abandoned(self.store, now)
             return [self._result(task_id, before, now) for task_id, before in was.items()]
 
         return commits.first_answer(do)
@@ -79,18 +76,18 @@ class _Intended:
                 is_given = self.reason is not None
                 return self.store.hold(task_id, reason, replace_reason=is_given, now=now)
             case Intent.RELEASE:
-                return self.store.release(task_id, policy=self.config.retry.policy(), now=now)
+                return self.store.release(task_id, now=now)
             case Intent.RETRY:
                 return self.store.retry(task_id, now=now)
 
     def _result(self, task_id: int, was: TaskState | None, now: StoreTime) -> IntentResult:
         is_running = was is TaskState.RUNNING
-        ahead = outlook_of(self.store, self.config, task_id, now) if is_running else None
+        ahead = outlook_of(self.store, task_id, now) if is_running else None
         task = self.store.task(task_id, payload=False)
         return IntentResult(self.intent, task_id, was, task, ahead)
 
 
-def outlook_of(store: Store, config: Config, task_id: int, now: StoreTime) -> Outlook | None:
+def outlook_of(store: Store, task_id: int, now: StoreTime) -> Outlook | None:
     """Return the outcome of a run that is ending, and its task's next state; None: none is."""
     runs = store.runs(task_id)
     run = store.open_run(runs[-1].uid) if runs else None
@@ -98,7 +95,7 @@ def outlook_of(store: Store, config: Config, task_id: int, now: StoreTime) -> Ou
         return None
     from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
-    return outlook(run, config.retry.policy(), now=now, rng=SystemRandom())
+    return outlook(run, now=now, rng=SystemRandom())
 
 
 def _parsed(word: Intent | str) -> Intent:

@@ -62,7 +62,7 @@ class LocalClaims:
 
         def release(now: StoreTime) -> None:
             self._store.begin_ending(claim.run_uid, Outcome.RELEASED, reason, now=now)
-            settle_all_abandoned(self._store, self._config, now)
+            settle_all_abandoned(self._store, now)
 
         remedy = "see `dispatcher show`; otherwise it is `lost` when its lease expires"
         commits.change(self._store, release, remedy=remedy)
@@ -87,7 +87,7 @@ class LocalClaims:
 
         def declare(now: StoreTime) -> Accepted | Refused:
             answer = self._store.declare(declaration, now=now)
-            settle_all_abandoned(self._store, self._config, now)
+            settle_all_abandoned(self._store, now)
             return answer
 
         remedy = "declare the same again, which does no harm"
@@ -99,7 +99,7 @@ class LocalClaims:
         from uuid import uuid4  # noqa: PLC0415 - no submit needs it
 
         self._store.watch_clock()
-        settle_all_abandoned(self._store, self._config, now)
+        settle_all_abandoned(self._store, now)
         self._store.move_due(limit=DUE_BATCH, now=now)
         self._store.give_up(limit=DUE_BATCH, now=now)
         return self._store.claim_local(
@@ -156,7 +156,7 @@ class LocalClaims:
         return validated_message(op, task_id, lock, **facts)
 
 
-def settle_all_abandoned(store: Store, config: Config, now: StoreTime) -> None:
+def settle_all_abandoned(store: Store, now: StoreTime) -> None:
     """Settle ended claims that no daemon needs to settle."""
     if not store.abandoned(limit=1, now=now):
         return
@@ -164,6 +164,6 @@ def settle_all_abandoned(store: Store, config: Config, now: StoreTime) -> None:
 
     from dispatcher.supervisor import abandoned  # noqa: PLC0415
 
-    retry, rng = config.retry.policy(), SystemRandom()
-    while abandoned.settle_abandoned(store, retry, rng=rng, now=now):
+    rng = SystemRandom()
+    while abandoned.settle_abandoned(store, rng=rng, now=now):
         pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
@@ -33,9 +33,6 @@ from dispatcher.store.bell import Bell
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
-
-if TYPE_CHECKING:
-    from dispatcher.policy import RetryPolicy
 
 
 class Transactions(Protocol):
@@ -279,10 +276,10 @@ class OperatorStore(ReaderStore, Protocol):
         A held task gets the new reason if `replace_reason`, and otherwise keeps its own.
         """
 
-    def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
+    def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         """Make a `held` task `ready` with its budgets as they are, if it has an attempt left.
 
-        By intent, if `policy` would hold it when its run is settled, and it could be released then.
+        By intent, if it would be held when its run is settled, and it could be released then.
         """
 
     def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
@@ -368,7 +365,6 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         limit: int,
         node: str,
         output_dir: str,
-        kill_grace_ms: int | None = None,
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
@@ -376,11 +372,10 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
         Makes lock, run uid and the next fence, opens the run with the output path
         `<output_dir>/<uid>.log`, resets every per-run field, and sets the lease to `now` + the
-        task's ttl. `kill_grace_ms` is the node's, for tasks without their own: it is fixed with the
-        run, so that a reload does not change it. Unless the claim is confirmed again, another node
-        may take it once `until` and the kill grace are over; None: never. Claims nothing from a
-        paused queue. A task whose row was damaged by hand is held, with the damage as its reason:
-        at most 100 in one call, which then claims nothing; commit, and call again.
+        task's ttl. Unless the claim is confirmed again, another node may take it once `until` and
+        the task's kill grace are over; None: never. Claims nothing from a paused queue. A task
+        whose row was damaged by hand is held, with the damage as its reason: at most 100 in one
+        call, which then claims nothing; commit, and call again.
 
         A claim lists the outputs of the task's earlier runs on this node that may have had a
         process, latest first, without those whose leftovers may go on.
@@ -432,7 +427,7 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def confirm(self, node: str, until: StoreTime | None) -> int:
         """Confirm all claims of a node until a time (None: for ever); return how many.
 
-        Another node may take each after that time and the kill grace fixed with its run.
+        Another node may take each after that time and its kill grace.
         """
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:

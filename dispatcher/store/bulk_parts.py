@@ -10,9 +10,10 @@ import msgspec
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
 from dispatcher.errors import StoreRefused
+from dispatcher.execution import RetryPolicy
 from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Engine
-from dispatcher.store.rows import DAMAGED
+from dispatcher.store.rows import DAMAGED, names
 from dispatcher.store.statements import submitters as sql
 
 #: A part's number, its tasks, and its damage.
@@ -31,6 +32,7 @@ _MOST_SEARCHED: Final = 100
 #: Lower bounds of a task's numbers in the schema; an upper bound that leaves room to add times.
 _LEAST: Final[Mapping[str, int]] = {
     **dict.fromkeys(("delay_ms", "start_at", "kill_grace_ms", "umask"), 0),
+    **dict.fromkeys(names(RetryPolicy), 0),
     **dict.fromkeys(("max_attempts", "lease_ttl_ms", "kill_signal"), 1),
     **dict.fromkeys((field.name for field in fields(NewTask) if "timeout" in field.name), 1),
 }
@@ -138,4 +140,7 @@ def _fault(task: NewTask) -> str | None:
         most = _MOST_OF.get(name, _MOST)
         if (value := getattr(task, name)) is not None and not least <= value <= most:
             return f"{name}: must be from {least} to {most}"
+    shortest, longest = task.backoff_min_ms, task.backoff_max_ms
+    if shortest is not None and longest is not None and shortest > longest:
+        return "backoff_min_ms: is more than backoff_max_ms"
     return None

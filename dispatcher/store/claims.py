@@ -39,7 +39,6 @@ def claimable(
     values: Values,
     *,
     now: StoreTime,
-    kill_grace_ms: int | None = None,
 ) -> list[Ready]:
     """Return ready tasks by a statement; hold those with a damaged row first, so they hide none.
 
@@ -47,7 +46,7 @@ def claimable(
     """
     left = MOST_DAMAGED
     while left:
-        found = [ready_from(row, kill_grace_ms) for row in engine.rows(statement, values)]
+        found = [ready_from(row) for row in engine.rows(statement, values)]
         damaged = [
             {"id": ready.task_id, "reason": damage} for ready, damage in found if damage is not None
         ][:left]

@@ -3,11 +3,8 @@
 A verb that would change nothing, as the run has succeeded, writes neither intent nor ending.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from dispatcher.execution import Claim, OpenRun
 from dispatcher.model import FINISHED, Intent, Outcome, Pruned, Task, TaskFilter, TaskState
@@ -22,9 +19,6 @@ from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements import submitters as submitters_sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
-
-if TYPE_CHECKING:
-    from dispatcher.policy import RetryPolicy
 
 
 class SqlOperator(SqlReader):
@@ -58,11 +52,11 @@ class SqlOperator(SqlReader):
             self._intend(run, Intent.RETRY, "retried by operator")
         return state
 
-    def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
+    def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state is TaskState.HELD:
             self._move(moves.RELEASE, task_id, now)
-        elif run is not None and run.is_ending and _can_be_released(run, policy, now):
+        elif run is not None and run.is_ending and _can_be_released(run, now):
             self._intend(run, Intent.RELEASE, "released by operator")
         return state
 
@@ -200,16 +194,16 @@ def _outcome(run: OpenRun) -> Outcome:
 
 def _can_be_held(run: OpenRun, now: StoreTime) -> bool:
     """Return whether a run's task may still wait: its total time-out is not over."""
-    from dispatcher.policy import RetryPolicy, next_state  # noqa: PLC0415 - no submit needs it
+    from dispatcher.policy import next_state  # noqa: PLC0415 - no submit needs it
 
-    held = replace(run, intent=Intent.HOLD)  # no policy changes where this intent leads
-    return next_state(held, RetryPolicy(), now=now) is TaskState.HELD
+    held = replace(run, intent=Intent.HOLD)
+    return next_state(held, now=now) is TaskState.HELD
 
 
-def _can_be_released(run: OpenRun, policy: RetryPolicy, now: StoreTime) -> bool:
+def _can_be_released(run: OpenRun, now: StoreTime) -> bool:
     """Return whether a run's task would be held at its settle, and ready if released."""
     from dispatcher.policy import next_state  # noqa: PLC0415 - no submit needs it
 
-    held = next_state(run, policy, now=now) is TaskState.HELD
+    held = next_state(run, now=now) is TaskState.HELD
     released = replace(run, intent=Intent.RELEASE)
-    return held and next_state(released, policy, now=now) is TaskState.READY
+    return held and next_state(released, now=now) is TaskState.READY

@@ -6,7 +6,7 @@ others. The reason of the row's task names the damage.
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,7 +14,7 @@ import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
-from dispatcher.execution import NO_LIMITS, Limits, OpenRun
+from dispatcher.execution import BUILT_IN, NO_LIMITS, Limits, OpenRun, RetryPolicy
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
@@ -24,11 +24,19 @@ from dispatcher.wire import KillMode
 Kind = TypeVar("Kind")
 
 
+#: Fields that are values of their own. A column holds each of theirs; NULL: the default.
+_NESTED: Final[Mapping[str, Any]] = {"limits": Limits, "retry": RetryPolicy}
+
+
 @cache
 def names(kind: Any) -> tuple[str, ...]:
-    """Return a value's fields, in order; in the place of `limits` those of `Limits`."""
-    own = (field.name for field in fields(kind))
-    return tuple(name for one in own for name in (names(Limits) if one == "limits" else (one,)))
+    """Return a value's fields, in order; those of a nested value in its place."""
+    own = ((names(_NESTED[one]) if one in _NESTED else (one,)) for one in _own_names(kind))
+    return tuple(name for some in own for name in some)
+
+
+def _own_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def columns(kind: Any, **expressions: str) -> str:
@@ -36,7 +44,6 @@ def columns(kind: Any, **expressions: str) -> str:
     return ", ".join(expressions.get(name, name) for name in names(kind))
 
 
-_LIMITS: Final = names(Limits)
 _STATES: Final = frozenset(TaskState)
 
 #: Prefix of a damaged row's reason.
@@ -68,7 +75,12 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
 _DEFAULTS: Final[tuple[object, ...]] = ("", 0, False, (), {}, Liveness.PROCESS)
 
 #: The same of columns that must not be 0 or empty; the lease in milliseconds.
-_DEFAULTS_BY_NAME: Final = {"lease_ttl_ms": 60_000, "max_attempts": 1, "state": TaskState.HELD}
+_DEFAULTS_BY_NAME: Final = {
+    "lease_ttl_ms": 60_000,
+    "max_attempts": 1,
+    "state": TaskState.HELD,
+    **asdict(BUILT_IN),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +100,7 @@ class Ready:
     profile: str | None
     rules: Mapping[str, str]
     notify: bool
-    kill_grace_ms: int | None
+    kill_grace_ms: int
     kill_mode: KillMode | None
     environment: Environment | None
     umask: int | None
@@ -96,7 +108,7 @@ class Ready:
 
     def takeover_at(self, until: StoreTime | None) -> StoreTime | None:
         """Return when another node may take the claim; None: never."""
-        return None if until is None else StoreTime(until + (self.kill_grace_ms or 0))
+        return None if until is None else StoreTime(until + self.kill_grace_ms)
 
     def expiry(self, now: StoreTime, deadline_at: StoreTime | None) -> StoreTime:
         """Return when the lease of a claim made now expires."""
@@ -104,11 +116,9 @@ class Ready:
         return expires_at if deadline_at is None else min(expires_at, deadline_at)
 
 
-def ready_from(row: Row, kill_grace_ms: int | None = None) -> tuple[Ready, str | None]:
-    """Return a ready task, with the node's kill grace if it has none, and its row's damage."""
+def ready_from(row: Row) -> tuple[Ready, str | None]:
+    """Return a ready task, and its row's damage."""
     ready, damage = _value_and_damage(Ready, row)
-    if ready.kill_grace_ms is None:
-        ready = replace(ready, kill_grace_ms=kill_grace_ms)
     return ready, None if damage is None else damage + DAMAGE_REMEDY
 
 
@@ -174,13 +184,15 @@ def _shown(duration_ms: object) -> str:
 def _value_and_damage(kind: type[Kind], row: Row) -> tuple[Kind, str | None]:
     """Return the value of a row that was read by `columns(kind)`, and how the row is damaged."""
     named = dict(zip(names(kind), row, strict=True))  # type: ignore[arg-type]
-    limits = {}
-    if "limits" in _types(kind):  # type: ignore[arg-type]
-        limits = {name: named.pop(name) for name in _LIMITS}
+    nested = {}
+    for field, own in _nested(kind):  # type: ignore[arg-type]
+        given = {name: named.pop(name) for name in own}
+        if any(one is not None for one in given.values()):
+            nested[field] = {name: one for name, one in given.items() if one is not None}
     value, faults = _value_from(kind, named)
-    if any(limit is not None for limit in limits.values()):
-        found, also = _value_from(Limits, limits)
-        value, faults = replace(value, limits=found), faults + also  # type: ignore[type-var]
+    for field, given in nested.items():
+        found, also = _value_from(_NESTED[field], given)
+        value, faults = replace(value, **{field: found}), faults + also  # type: ignore[type-var]
     return value, DAMAGED + ", ".join(faults) if faults else None
 
 
@@ -210,6 +222,12 @@ def _value_of_damaged(kind: type[Kind], named: Mapping[str, Any]) -> tuple[Kind,
             faults.append(f"{name}: {fault}")
             values[name] = _default(name, wanted)
     return msgspec.convert(values, kind), faults
+
+
+@cache
+def _nested(kind: Any) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the nested values of a kind, each with its columns."""
+    return [(one, names(_NESTED[one])) for one in _own_names(kind) if one in _NESTED]
 
 
 @cache

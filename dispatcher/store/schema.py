@@ -125,6 +125,7 @@ CREATE TABLE tasks (
     CHECK (kill_signal > 0),
     CHECK (kill_mode = 'tree' OR kill_mode = 'leader'),
     CHECK (backoff_min_ms >= 0),
+    CHECK (backoff_max_ms >= 0),
     CHECK (backoff_max_ms >= backoff_min_ms),
     CHECK (cooldown_ms >= 0),
     CHECK (max_deferrals >= 0),

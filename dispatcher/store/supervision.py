@@ -53,17 +53,11 @@ class SqlSupervisor(SqlReader, SqlWorker):
         limit: int,
         node: str,
         output_dir: str,
-        kill_grace_ms: int | None = None,
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
-        ready = claims.claimable(
-            self.engine,
-            claims_sql.READY,
-            {"queue": queue, "limit": limit},
-            now=now,
-            kill_grace_ms=kill_grace_ms,
-        )
+        values = {"queue": queue, "limit": limit}
+        ready = claims.claimable(self.engine, claims_sql.READY, values, now=now)
         return claims.claim(
             self.engine, ready, owner=node, output_dir=output_dir, until=until, now=now
         )

@@ -15,11 +15,11 @@ SETTLE_BATCH = 100
 
 
 def settle_abandoned(
-    store: SupervisorStore, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
+    store: SupervisorStore, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
     """Settle at most `SETTLE_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
     runs = store.abandoned(limit=SETTLE_BATCH, now=now)
-    taken = [(run, policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)) for run in runs]
+    taken = [(run, policy.settle(run, None, now=now, ended_at=now, rng=rng)) for run in runs]
     if taken:
         store.settle([settlement for _, settlement in taken], now=now)
     return taken

@@ -49,7 +49,7 @@ class Absence:
         if not turn.abandoned and (not self._scan.is_due(turn.at) or not turn.caught_up):
             return
         settings = self._memory.settings
-        taken = settle_abandoned(self._store, settings.retry, rng=self._rng, now=turn.now)
+        taken = settle_abandoned(self._store, rng=self._rng, now=turn.now)
         for run, settlement in taken:
             turn.after(partial(log_taken, self._memory, run, settlement))
         more = len(taken) == SETTLE_BATCH

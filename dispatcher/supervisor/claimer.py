@@ -109,7 +109,6 @@ class Claimer:
             limit=limit,
             node=self._memory.settings.node_id,
             output_dir=self._memory.settings.output_dir,
-            kill_grace_ms=round(self._memory.settings.start.kill_grace * 1000),
             until=self._memory.settings.takeover_at(turn.now),
             now=turn.now,
         )

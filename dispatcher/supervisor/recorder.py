@@ -99,7 +99,7 @@ class Recorder:
             self._record_facts(turn, report)
         for report in found.surplus:
             turn.after(partial(log.warning, "run.unknown", run=report.uid, pid=report.pid))
-            grace = self._memory.settings.start.kill_grace
+            grace = self._memory.settings.kill_grace
             order = wire.End(uid=report.uid, reason="unknown", longest_grace=grace)
             turn.after(partial(self._executor.send, order))
         for report in found.settled:

@@ -47,7 +47,6 @@ class Settler:
         settlement = policy.settle(
             run,
             end,
-            self._memory.settings.retry,
             now=turn.now,
             ended_at=turn.store_time_of(end.exit.at) if isinstance(end, wire.Exited) else turn.now,
             started=(started.pid, turn.store_time_of(started.at)) if started is not None else None,

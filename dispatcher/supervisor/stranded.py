@@ -45,8 +45,8 @@ class StrandedRuns:
 
     def settle(self, turn: Turn) -> bool:
         """Settle runs of which nothing lives; return whether there are more."""
-        settings = self._memory.settings
-        runs = {run.run_uid: run for run in self._store.stranded(settings.node_id, now=turn.now)}
+        node_id = self._memory.settings.node_id
+        runs = {run.run_uid: run for run in self._store.stranded(node_id, now=turn.now)}
         for uid in self._memory.stranded.keys() - runs.keys():
             if (run := self._store.open_run(uid)) is not None:
                 runs[uid] = run
@@ -55,7 +55,7 @@ class StrandedRuns:
         living = self.living(turn, runs.values())
         over = [run for uid, run in runs.items() if uid not in living]
         settlements = [
-            policy.settle(run, None, settings.retry, now=turn.now, ended_at=turn.now, rng=self._rng)
+            policy.settle(run, None, now=turn.now, ended_at=turn.now, rng=self._rng)
             for run in over[:SETTLE_BATCH]
         ]
         if settlements:

@@ -12,7 +12,6 @@ from dispatcher.daemon_report import StrandedReport
 from dispatcher.execution import Claim, Limits, OpenRun
 from dispatcher.executor_api import ExecutorApi, StartSettings
 from dispatcher.model import Liveness
-from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause
@@ -37,7 +36,8 @@ class SupervisorSettings:
     slots: int
     output_dir: str
     start: StartSettings
-    retry: RetryPolicy
+    kill_grace: float = 10.0
+    """The longest that a run gets which the store does not know."""
     poll: float = 1.0
     drain_timeout: float = 60.0
     until_idle: bool = False
@@ -113,8 +113,8 @@ class LiveRun:
     lease_ttl: float
     """Seconds."""
     limits: Limits
-    kill_grace: float | None = None
-    """Seconds; None for a run that was opened by hand."""
+    kill_grace: float
+    """Seconds."""
     watch: Watch | None = None
     extended_until: Instant | None = None
     """The end of the extension that its worker requested, beyond its run time-out."""
@@ -144,7 +144,7 @@ class LiveRun:
             liveness=run.liveness,
             lease_ttl=run.lease_ttl_ms / 1000,
             limits=run.limits,
-            kill_grace=None if run.kill_grace_ms is None else run.kill_grace_ms / 1000,
+            kill_grace=run.kill_grace_ms / 1000,
             pid=run.pid if isinstance(run, OpenRun) else None,
         )
 
@@ -220,9 +220,9 @@ class Memory:
     @property
     def longest_ending(self) -> float:
         """Seconds from the first signal to a run's end, at most, by its graces."""
-        start = self.settings.start
-        graces = (live.kill_grace or 0.0 for live in self.live.values())
-        return max(graces, default=start.kill_grace) + start.leftover_grace
+        settings = self.settings
+        graces = (live.kill_grace for live in self.live.values())
+        return max(graces, default=settings.kill_grace) + settings.start.leftover_grace
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import pytest
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.execution import Claim, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
-from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
@@ -247,10 +246,10 @@ CASES = [
         *("hold", "held", False, held),
         lambda s, t: s.hold(t, "why", replace_reason=False, now=NOW),
     ),
-    Case("release", "held", True, held, lambda s, t: s.release(t, policy=RetryPolicy(), now=NOW)),
+    Case("release", "held", True, held, lambda s, t: s.release(t, now=NOW)),
     Case(
         *("release", "ready", False, ready),
-        lambda s, t: s.release(t, policy=RetryPolicy(), now=NOW),
+        lambda s, t: s.release(t, now=NOW),
     ),
     Case("retry", "failed", True, failed, lambda s, t: s.retry(t, now=NOW)),
     Case("retry", "ending", True, ending, lambda s, t: s.retry(of(t), now=NOW)),

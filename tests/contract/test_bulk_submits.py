@@ -35,6 +35,11 @@ FULL = NewTask(
     total_timeout_ms=5,
     kill_grace_ms=0,
     kill_signal=10,
+    backoff_min_ms=0,
+    backoff_max_ms=1,
+    cooldown_ms=0,
+    max_deferrals=0,
+    max_orphans=0,
     environment=Environment({"PATH": "/bin", "ß": ""}),
     umask=0o777,
 )

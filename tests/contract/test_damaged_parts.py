@@ -30,6 +30,12 @@ DAMAGE = [
     (f"'[{written(run_timeout_ms=0)}]'", "item 1: run_timeout_ms: must be from 1"),
     (f"'[{written(delay_ms=2**63 - 1)}]'", "item 1: delay_ms: must be from 0"),
     (f"'[{written(umask=512)}]'", "item 1: umask: must be from 0 to 511"),
+    (f"'[{written(max_orphans=-1)}]'", "item 1: max_orphans: must be from 0"),
+    (f"'[{written(cooldown_ms=-1)}]'", "item 1: cooldown_ms: must be from 0"),
+    (
+        f"'[{written(backoff_min_ms=2, backoff_max_ms=1)}]'",
+        "item 1: backoff_min_ms: is more than backoff_max_ms",
+    ),
     (f"'[{written(environment=0)}]'", "item 1: environment: the part has no such environment"),
     (f"'[{written(queue='')}]'", "item 1: queue: is empty"),
     (f"'[{written(liveness='no')}]'", "item 1: liveness: "),
@@ -154,6 +160,11 @@ def test_every_task_that_is_accepted_is_one_that_the_schema_takes(store: OneByOn
         total_timeout_ms=1,
         kill_grace_ms=0,
         kill_signal=1,
+        backoff_min_ms=0,
+        backoff_max_ms=0,
+        cooldown_ms=0,
+        max_deferrals=0,
+        max_orphans=0,
         umask=0,
     )
     uid = staged(store, [least])

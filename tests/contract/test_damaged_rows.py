@@ -1,17 +1,18 @@
 """Rows changed by hand: the trouble of one task, named, and of no other."""
 
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import StoreRefused
+from dispatcher.execution import RetryPolicy
 from dispatcher.model import Intent, Outcome, TaskFilter, TaskState
-from dispatcher.policy import RetryPolicy
 from dispatcher.store.claims import MOST_DAMAGED
 from dispatcher.store.rows import DAMAGE_REMEDY, DAMAGED
-from tests.contract.helpers import NODE, NOW, OneByOne, later
+from tests.contract.helpers import EMBEDDED, NODE, NOW, OneByOne, later
 
 #: Changes by hand, as SQL; the schema refuses some of them.
 DAMAGE = {
@@ -163,6 +164,23 @@ def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_o
     assert TaskState.HELD is store.states()[claim.task_id]
 
 
+@EMBEDDED
+@pytest.mark.parametrize("column", asdict(RetryPolicy()))
+def test_a_damaged_retry_policy_reads_as_the_default_and_its_task_is_held_once_its_run_is_over(
+    store: OneByOne, column: str
+) -> None:
+    claim = store.claimed(cooldown_ms=1, max_orphans=2)
+    damage(store, claim.task_id, f"{column} = 'x'")
+
+    (run,) = store.open_runs(NODE)
+
+    given = {"cooldown_ms": 1, "max_orphans": 2}
+    given.pop(column, None)
+    assert RetryPolicy(**given) == run.retry
+    assert Intent.HOLD is run.intent
+    assert f"{DAMAGED}{column}: expected an integer" in (run.intent_reason or "")
+
+
 @each_value("'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1", "''")
 @pytest.mark.parametrize("state", ["ready", "scheduled", "running", "held"])
 def test_no_value_of_any_column_keeps_others_from_being_read_and_claimed(
@@ -212,7 +230,6 @@ def in_state(store: OneByOne, state: str) -> int:
 def read_all(store: OneByOne, task_id: int) -> None:
     """Do what a tick does, and the verbs that look at all tasks or at this one."""
     now = later(10)
-    policy = RetryPolicy()
     calls: list[tuple[str, dict[str, Any]]] = [
         ("tasks", {"wanted": TaskFilter()}),
         ("counts", {}), ("outcomes", {}), ("leases", {}), ("ready_since", {}), ("ids", {}),
@@ -234,4 +251,4 @@ def read_all(store: OneByOne, task_id: int) -> None:
             getattr(store.raw, name)(*([wanted] if wanted else []), **facts)
         store.raw.task(task_id)
         store.raw.runs(task_id)
-        store.raw.release(task_id, policy=policy, now=now)
+        store.raw.release(task_id, now=now)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.model import Liveness, Outcome, Task, TaskState
-from dispatcher.policy import RetryPolicy
 from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
@@ -32,6 +31,11 @@ GIVEN: dict[str, object] = {
     "kill_grace_ms": 0,
     "kill_signal": 2,
     "kill_mode": KillMode.LEADER,
+    "backoff_min_ms": 1,
+    "backoff_max_ms": 2,
+    "cooldown_ms": 0,
+    "max_deferrals": 0,
+    "max_orphans": 7,
 }
 
 
@@ -255,10 +259,10 @@ def test_an_edit_repairs_the_column_that_it_sets_and_touches_no_other(store: One
 def test_a_released_task_keeps_its_edits(store: OneByOne) -> None:
     task = in_state(store, TaskState.HELD)
     store.edit(task, replace(task, max_attempts=1), now=NOW)
-    assert TaskState.HELD is store.release(task.id, policy=RetryPolicy(), now=NOW)
+    assert TaskState.HELD is store.release(task.id, now=NOW)
     assert TaskState.HELD is store.task(task.id).state
 
     store.edit(store.task(task.id), replace(store.task(task.id), max_attempts=2), now=NOW)
-    store.release(task.id, policy=RetryPolicy(), now=NOW)
+    store.release(task.id, now=NOW)
 
     assert TaskState.READY is store.task(task.id).state

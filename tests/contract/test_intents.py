@@ -8,11 +8,9 @@ import pytest
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Claim
 from dispatcher.model import Declared, Intent, Outcome, TaskState
-from dispatcher.policy import RetryPolicy, next_state
+from dispatcher.policy import next_state
 from dispatcher.words import Accepted, Declaration
 from tests.contract.helpers import NODE, NOW, OneByOne, later
-
-POLICY = RetryPolicy(max_deferrals=1, max_orphans=1)
 
 
 def intent_of(store: OneByOne, claim: Claim) -> tuple[Intent | None, str | None]:
@@ -49,8 +47,7 @@ def test_an_intent_is_kept_for_a_run_that_is_ending(
     begin_to_end(store, claim, how)
     why = () if verb == "retry" else ("not needed",)
 
-    given = {"policy": POLICY} if verb == "release" else {}
-    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1), **given)
+    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1))
 
     assert (intent, why[0] if why else "retried by operator") == intent_of(store, claim)
     (run,) = store.open_runs(NODE)
@@ -84,8 +81,7 @@ def test_a_run_that_has_succeeded_takes_no_intent_and_no_ending(
     before = store.task(claim.task_id), store.open_runs(NODE)
 
     why = ("not needed",) if verb in {"cancel", "hold"} else ()
-    given = {"policy": POLICY} if verb == "release" else {}
-    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1), **given)
+    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1))
 
     assert before == (store.task(claim.task_id), store.open_runs(NODE))
     assert [] == store.endings(NODE)
@@ -106,8 +102,7 @@ def test_the_last_intent_holds(store: OneByOne) -> None:
     kept = []
 
     for verb, *why in (("cancel", "a"), ("retry",), ("hold", "b"), ("release",), ("cancel", "c")):
-        given = {"policy": POLICY} if verb == "release" else {}
-        getattr(store, verb)(claim.task_id, *why, now=NOW, **given)
+        getattr(store, verb)(claim.task_id, *why, now=NOW)
         kept.append(intent_of(store, claim)[0])
 
     assert [Intent.CANCEL, Intent.RETRY, Intent.HOLD, Intent.RELEASE, Intent.CANCEL] == kept
@@ -119,7 +114,7 @@ def test_a_run_that_goes_on_is_not_retried_or_released(store: OneByOne) -> None:
     before = store.task(claim.task_id)
 
     assert TaskState.RUNNING is store.retry(claim.task_id, now=NOW)
-    assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=NOW)
+    assert TaskState.RUNNING is store.release(claim.task_id, now=NOW)
     assert before == store.task(claim.task_id)
 
 
@@ -131,7 +126,7 @@ def test_only_a_task_that_would_be_held_is_released(store: OneByOne) -> None:
     store.record_leader_exit(exited.run_uid, exit_code=78, signal=None, now=NOW)
 
     for claim in (timed_out, declared, exited):
-        assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=NOW)
+        assert TaskState.RUNNING is store.release(claim.task_id, now=NOW)
 
     kept = [intent_of(store, claim)[0] for claim in (timed_out, declared, exited)]
     assert [None, Intent.RELEASE, Intent.RELEASE] == kept
@@ -163,7 +158,7 @@ def test_a_task_without_an_attempt_left_is_not_released(store: OneByOne) -> None
     claim = store.claimed(max_attempts=1)
     store.end(claim, outcome=Outcome.TIMED_OUT, state=TaskState.HELD, attempts_used=1)
 
-    assert TaskState.HELD is store.release(claim.task_id, policy=POLICY, now=later(1))
+    assert TaskState.HELD is store.release(claim.task_id, now=later(1))
     assert TaskState.HELD is store.task(claim.task_id).state
     store.retry(claim.task_id, now=later(2))
     assert TaskState.READY is store.task(claim.task_id).state
@@ -174,7 +169,7 @@ def test_a_hold_of_the_last_attempt_is_not_released(store: OneByOne) -> None:
     begin_to_end(store, claim, "ending")  # timed_out, which is charged
     store.hold(claim.task_id, "look first", now=NOW)
 
-    assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=later(1))
+    assert TaskState.RUNNING is store.release(claim.task_id, now=later(1))
     assert (Intent.HOLD, "look first") == intent_of(store, claim)
 
 
@@ -182,7 +177,8 @@ def test_a_release_is_of_any_task_that_is_going_to_be_held_with_attempts_left(
     store: OneByOne,
 ) -> None:
     """It was refused where no deferral was left; and with `--no-retry`, but the hold was gone."""
-    deferred, no_retry, patient = store.claimed(), store.claimed(), store.claimed()
+    deferred = store.claimed(max_deferrals=0)
+    no_retry, patient = store.claimed(), store.claimed()
     for claim, word in (
         (deferred, Declaration(task_id=0, lock="", word=Declared.DEFER)),
         (no_retry, Declaration(task_id=0, lock="", word=Declared.FAIL, retry=False)),
@@ -192,18 +188,15 @@ def test_a_release_is_of_any_task_that_is_going_to_be_held_with_attempts_left(
         assert isinstance(store.declare(words, now=NOW), Accepted)
     store.hold(no_retry.task_id, "look first", now=NOW)
 
-    no_deferral = RetryPolicy(max_deferrals=0)
-    store.release(deferred.task_id, policy=no_deferral, now=NOW)
-    store.release(no_retry.task_id, policy=POLICY, now=NOW)
-    store.release(patient.task_id, policy=POLICY, now=NOW)
+    store.release(deferred.task_id, now=NOW)
+    store.release(no_retry.task_id, now=NOW)
+    store.release(patient.task_id, now=NOW)
 
     kept = [intent_of(store, claim)[0] for claim in (deferred, no_retry, patient)]
     assert [Intent.RELEASE, Intent.RELEASE, None] == kept
     runs = [store.open_run(claim.run_uid) for claim in (deferred, no_retry)]
     assert all(run is not None for run in runs)
-    assert [TaskState.READY] * 2 == [
-        next_state(run, no_deferral, now=NOW) for run in runs if run is not None
-    ]
+    assert [TaskState.READY] * 2 == [next_state(run, now=NOW) for run in runs if run is not None]
 
 
 def test_a_hold_beyond_the_total_time_out_leaves_nothing(store: OneByOne) -> None:

@@ -17,7 +17,6 @@ from dispatcher.model import (
     Outcome,
     TaskState,
 )
-from dispatcher.policy import RetryPolicy
 from dispatcher.wire import KillMode
 from tests.contract.helpers import EMBEDDED, OneByOne, later
 
@@ -46,7 +45,7 @@ VERBS: dict[str, Callable[[OneByOne, Claim], object]] = {
     "cancel": lambda store, claim: store.cancel(claim.task_id, "x", now=LATE),
     "hold": lambda store, claim: store.hold(claim.task_id, "x", now=LATE),
     "retry": lambda store, claim: store.retry(claim.task_id, now=LATE),
-    "release": lambda store, claim: store.release(claim.task_id, policy=RetryPolicy(), now=LATE),
+    "release": lambda store, claim: store.release(claim.task_id, now=LATE),
     **{f"edit to {state}": partial(_edit, state=state) for state in TaskState},
     **{
         f"settle as {state}": partial(OneByOne.end, state=state, now=LATE)
@@ -122,5 +121,5 @@ def test_a_state_written_by_hand_reads_as_held_until_an_operator_decides(store: 
     assert TaskState.HELD is task.state
     assert "damaged by hand: state: " in task.reason
     assert {"default": {TaskState.HELD: 1}} == store.counts()
-    assert TaskState.HELD is store.release(task_id, policy=RetryPolicy(), now=LATE)
+    assert TaskState.HELD is store.release(task_id, now=LATE)
     assert TaskState.READY is store.task(task_id).state

@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import StoreRefused, StoreUnusable
+from dispatcher.execution import RetryPolicy
 from dispatcher.store import migrate, migrations
+from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Row, transaction
+from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
+from dispatcher.times import HOST_CLOCK
 
 #: Migrations to come, for what they must never do.
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
@@ -193,3 +197,29 @@ def test_a_total_time_out_keeps_the_retry_from_which_it_counts(tmp_path: Path) -
 
         kept = query(engine, "SELECT retried_at FROM tasks ORDER BY id")
         assert [(None,), (None,), (4,)] == kept
+
+
+def test_tasks_of_schema_11_get_the_built_in_retry_policy_and_their_own_kill_grace_or_that(
+    tmp_path: Path,
+) -> None:
+    """What the daemon's file said until then is nowhere in the database."""
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrations.MIGRATIONS[:11])
+        with transaction(engine, write=True):
+            for grace in ("NULL", "7"):
+                engine.change(
+                    "INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms,"
+                    " max_attempts, created_at, run_at, labels, env, command, kill_grace_ms)"
+                    " VALUES ('ready', '', 'q', 0, 'process', 1, 3, 1, 1, '{}', '{}', '[\"x\"]',"
+                    f" {grace})"
+                )
+
+        store = SqlStore(engine, migrate.adopt(engine), Clock(HOST_CLOCK))
+        with store.transaction() as now:
+            claims = store.claim("q", limit=2, node="n", output_dir="/o", now=now)
+            runs = store.open_runs("n")
+
+    assert [10_000, 7] == [claim.kill_grace_ms for claim in claims]
+    assert [(RetryPolicy(), 10_000), (RetryPolicy(), 7)] == [
+        (run.retry, run.kill_grace_ms) for run in runs
+    ]

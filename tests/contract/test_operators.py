@@ -3,11 +3,8 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.model import Outcome, PausedQueue, Pruned, TaskState
-from dispatcher.policy import RetryPolicy
 from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import NODE, NOW, OneByOne, later
-
-POLICY = RetryPolicy()
 
 FINISHED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 
@@ -234,7 +231,7 @@ def test_a_task_that_waits_is_held_and_released_with_the_budgets_it_had(
     assert (TaskState.HELD, "disk is full") == (held.state, held.reason)
     assert [] == store.claim("default", limit=1, node=NODE, output_dir="/o", now=later(6))
 
-    assert TaskState.HELD is store.release(task_id, policy=POLICY, now=later(7))
+    assert TaskState.HELD is store.release(task_id, now=later(7))
     freed = store.task(task_id)
     assert (TaskState.READY, later(7)) == (freed.state, freed.run_at)
     assert (before.attempts_used, before.deferrals, before.orphans) == (
@@ -278,13 +275,13 @@ def test_only_a_held_task_is_released(store: OneByOne, state: TaskState) -> None
     task_id = task_in(store, state)
     before = store.task(task_id)
 
-    assert state is store.release(task_id, policy=POLICY, now=later(9))
+    assert state is store.release(task_id, now=later(9))
     assert before == store.task(task_id)
 
 
 def test_nobody_is_held_or_released(store: OneByOne) -> None:
     assert store.hold(99, "no", now=NOW) is None
-    assert store.release(99, policy=POLICY, now=NOW) is None
+    assert store.release(99, now=NOW) is None
 
 
 # Pause, resume -----------------------------------------------------------------------------------

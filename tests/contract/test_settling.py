@@ -1,8 +1,36 @@
+from dataclasses import asdict
+
 import pytest
 
-from dispatcher.execution import StartedRun
+from dispatcher.execution import RetryPolicy, StartedRun
 from dispatcher.model import Node, Outcome, Run, TaskState
-from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
+from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later, new_task
+
+DEFAULT = asdict(RetryPolicy())
+
+
+POLICY = RetryPolicy(
+    max_deferrals=0, max_orphans=1, backoff_min_ms=2, backoff_max_ms=3, cooldown_ms=4
+)
+
+
+@pytest.mark.parametrize("policy", [POLICY, RetryPolicy(), RetryPolicy(max_orphans=0)])
+def test_a_run_has_the_retry_policy_of_its_submit_single_or_bulk(
+    store: OneByOne, policy: RetryPolicy
+) -> None:
+    """The default stores nothing, and a part of it leaves the rest at the default."""
+    given = {name: value for name, value in asdict(policy).items() if value != DEFAULT[name]}
+    store.new(**given)
+    store.stage("bulk", 0, [new_task(**given)], now=NOW)
+    store.accept("bulk", now=NOW)
+    store.admit("bulk", now=NOW)
+
+    claims = store.take(limit=2)
+
+    assert [policy] * 2 == [store.open_run(claim.run_uid).retry for claim in claims]
+    assert [policy] * 2 == [run.retry for run in store.open_runs(NODE)]
+    for name in DEFAULT:
+        assert given.get(name) == store.column(name, claims[0].task_id)
 
 
 def test_a_settle_closes_the_run_and_moves_the_task(store: OneByOne) -> None:

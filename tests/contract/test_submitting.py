@@ -30,6 +30,11 @@ def test_a_task_is_ready_and_carries_every_field_of_the_request(store: OneByOne)
         "kill_grace_ms": 0,
         "kill_signal": 10,
         "kill_mode": KillMode.LEADER,
+        "backoff_min_ms": 0,
+        "backoff_max_ms": 1,
+        "cooldown_ms": 0,
+        "max_deferrals": 0,
+        "max_orphans": 0,
     }
 
     task_id = store.new(**given)

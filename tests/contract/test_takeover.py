@@ -78,7 +78,7 @@ def test_ac1_r01_one_beat_moves_expiry_and_takeover_together(store: OneByOne, cl
 
 
 def test_a_beat_for_a_node_leaves_the_nodes_own_clock_alone(store: OneByOne) -> None:
-    claim = store.claimed()
+    claim = store.claimed(kill_grace_ms=0)
     store.heartbeat([beat(claim)], now=later(7))
     assert store.lease("takeover_at", claim.task_id) is None
 
@@ -170,7 +170,7 @@ def test_r09_a_local_expiry_of_a_wrong_clock_counts_as_expired(
 
 
 def test_a_claim_of_a_node_is_stranded_for_others_from_its_takeover_on(shared: OneByOne) -> None:
-    claim = shared.claimed()
+    claim = shared.claimed(kill_grace_ms=0)
     assert [] == stranded(shared, 10**9, node="other")  # NULL: never
 
     assert 1 == shared.confirm(NODE, later(100))
@@ -207,20 +207,14 @@ def test_no_node_takes_its_own_claims(store: OneByOne) -> None:
     assert store.next_takeover(NODE, now=NOW) is None
 
 
-@pytest.mark.parametrize(("own", "holds"), [(None, 7), (0, 0), (50, 50)])
-def test_the_kill_grace_at_the_claim_holds_for_the_run_whatever_is_configured_later(
+@pytest.mark.parametrize(("own", "holds"), [(None, 10_000), (0, 0), (50, 50)])
+def test_a_claim_may_be_taken_over_once_the_kill_grace_fixed_at_the_submit_is_over_too(
     store: OneByOne, own: int | None, holds: int
 ) -> None:
     store.new(kill_grace_ms=own)
 
     (claim,) = store.claim(
-        "default",
-        limit=1,
-        node=NODE,
-        output_dir="/out",
-        kill_grace_ms=7,
-        until=later(100),
-        now=NOW,
+        "default", limit=1, node=NODE, output_dir="/out", until=later(100), now=NOW
     )
     assert later(100 + holds) == store.lease("takeover_at", claim.task_id)
     assert (holds, holds) == (claim.kill_grace_ms, store.open_run(claim.run_uid).kill_grace_ms)
@@ -232,22 +226,17 @@ def test_the_kill_grace_at_the_claim_holds_for_the_run_whatever_is_configured_la
     assert store.lease("takeover_at", claim.task_id) is None
 
 
-def test_the_next_run_of_a_task_has_the_kill_grace_that_is_configured_then(store: OneByOne) -> None:
-    def claimed(kill_grace_ms: int) -> Claim:
-        (claim,) = store.claim(
-            "default",
-            limit=1,
-            node=NODE,
-            output_dir="/out",
-            kill_grace_ms=kill_grace_ms,
-            now=NOW,
-        )
-        return claim
+def test_a_local_claim_and_the_next_run_of_its_task_have_the_same_kill_grace(
+    store: OneByOne,
+) -> None:
+    store.new(kill_grace_ms=7)
 
-    store.new()
-    store.end(claimed(7), outcome=Outcome.RELEASED, state=TaskState.READY)
+    claim = store.claim_local("default", owner="local:1", output_dir="/out", now=NOW)
+    assert (7, 7) == (claim.kill_grace_ms, store.lease("kill_grace_ms", claim.task_id))
+    store.end(claim, outcome=Outcome.RELEASED, state=TaskState.READY)
 
-    assert 9 == claimed(9).kill_grace_ms
+    (again,) = store.take()
+    assert 7 == again.kill_grace_ms
 
 
 def test_the_ending_of_a_nodes_run_does_not_make_it_stranded(shared: OneByOne) -> None:

@@ -246,6 +246,10 @@ def test_the_next_run_begins_without_progress(store: OneByOne) -> None:
         (BOTH, "total_timeout_ms = 0"),
         ({}, "kill_grace_ms = -1"),
         ({}, "kill_signal = 0"),
+        *(({}, f"{name} = -1") for name in ("backoff_min_ms", "backoff_max_ms", "cooldown_ms")),
+        ({}, "max_deferrals = -1"),
+        ({}, "max_orphans = -1"),
+        ({}, "backoff_min_ms = 2, backoff_max_ms = 1"),
     ],
 )
 def test_r57_no_waiting_task_is_like_this(

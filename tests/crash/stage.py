@@ -14,6 +14,7 @@ from dispatcher import times
 from dispatcher.model import Run, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.open import open_store
+from dispatcher.submission import FIXED, fixed
 from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
@@ -91,7 +92,8 @@ class Stage:
         return self.submit_command(*command, attempts=attempts)
 
     def submit_command(self, *command: str, attempts: int = 1) -> int:
-        task = NewTask(command=command, max_attempts=attempts, lease_ttl_ms=60_000)
+        rules = fixed(self.config, dict.fromkeys(FIXED))
+        task = NewTask(command=command, max_attempts=attempts, lease_ttl_ms=60_000, **rules)
         with self.store.transaction() as now:
             return self.store.submit([task], now=now)[0].task_id
 

@@ -252,7 +252,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             "an option misspelt in a script",
             "submit --script job.sh",
-            "script: job.sh:2: No such option '--max-atempts'. Did you mean '--max-attempts'?",
+            "script: job.sh:2: No such option '--max-atempts'. (Did you mean one of: "
+            "'--max-attempts', '--max-orphans'?)",
             files={"job.sh": b"#!/bin/sh\n#DISPATCHER --max-atempts 5\necho hello\n"},
         ),
         Mistake(

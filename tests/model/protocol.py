@@ -13,16 +13,15 @@ store is compared with the oracle. The invariants, by name in docs/design.md and
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from dispatcher import policy, wire
-from dispatcher.execution import Claim, StartedRun
+from dispatcher.execution import Claim, RetryPolicy, StartedRun
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.new_task import NewTask
-from dispatcher.policy import RetryPolicy
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
@@ -91,6 +90,7 @@ class LeaseProtocol(Twins):
             max_attempts=oracle.MAX_ATTEMPTS,
             lease_ttl_ms=ttl,
             liveness=liveness,
+            **asdict(RETRY),
         )
         task_id = self.do("submit", [task], now=self.now())[0].task_id
         assert task_id not in self.tasks
@@ -279,7 +279,7 @@ class LeaseProtocol(Twins):
         if code is not None:
             end = wire.Exited(uid=run.run_uid, exit=wire.Exit(at=0.0, exit_code=code))
             task.run.exit_code = code
-        settlement = policy.settle(run, end, RETRY, now=now, ended_at=now, rng=self.rng)
+        settlement = policy.settle(run, end, now=now, ended_at=now, rng=self.rng)
 
         assert self.do("settle", [settlement], now=now)
 
@@ -326,7 +326,7 @@ class LeaseProtocol(Twins):
                 assert task.state is self.do("hold", task.id, "operator", now=self.now())
                 task.hold()
             case "release":
-                assert task.state is self.do("release", task.id, policy=RETRY, now=self.now())
+                assert task.state is self.do("release", task.id, now=self.now())
                 task.release()
             case "delay":
                 self.delay(task)

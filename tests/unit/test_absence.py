@@ -50,7 +50,7 @@ def claim_local(world: World, **facts: Any) -> Claim:
 
 
 def claim_elsewhere(world: World, *, takeover_in: float | None) -> Claim:
-    world.submit("work", queue="far")
+    world.submit("work", queue="far", kill_grace_ms=0)
     with world.store.transaction() as now:
         (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/o", now=now)
         if takeover_in is not None:
@@ -297,11 +297,10 @@ def test_a_run_is_confirmed_with_the_kill_grace_that_its_executor_received(
     """A reload to a shorter one must not let others start while it is still being ended."""
     task = limited.submit("work")
     limited.start()
-    shorter = replace(limited.settings.start, kill_grace=0.0)
     if restarted:
-        limited.restart(start=shorter)
+        limited.restart(kill_grace=0.0)
     else:
-        limited.supervisor.reconfigure(replace(limited.settings, start=shorter))
+        limited.supervisor.reconfigure(replace(limited.settings, kill_grace=0.0))
 
     limited.run_for(LIMIT / 4)
 

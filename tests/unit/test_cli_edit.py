@@ -16,6 +16,8 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
         *("--unset-label", "old", "--lease-ttl", "2s", "--stall-timeout", "3s"),
         *("--queue-timeout", "4s", "--total-timeout", "1h", "--kill-grace", "0s"),
         *("--kill-mode", "leader", "--unset", "run-timeout", "--unset", "kill-signal"),
+        *("--backoff-min", "1s", "--backoff-max", "1m", "--cooldown", "0s"),
+        *("--max-deferrals", "0", "--max-orphans", "9"),
         *("--", "sh", "-c", "exit 3", "--", "--queue"),
     ).stdout
 
@@ -32,6 +34,10 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
     assert (2_000, None, 3_000, 4_000, 3_600_000, 0, None, "leader") == (
         *(task.lease_ttl_ms, task.run_timeout_ms, task.stall_timeout_ms, task.queue_timeout_ms),
         *(task.total_timeout_ms, task.kill_grace_ms, task.kill_signal, task.kill_mode),
+    )
+    assert (1_000, 60_000, 0, 0, 9) == (
+        *(task.backoff_min_ms, task.backoff_max_ms, task.cooldown_ms),
+        *(task.max_deferrals, task.max_orphans),
     )
 
 

@@ -128,6 +128,21 @@ def test_time_outs_and_how_a_run_is_ended_are_shown_where_a_task_has_its_own(
     assert f"fails      {shown['fails_at']}" in command("show", 2, "--absolute").stdout
 
 
+def test_a_retry_policy_is_shown_where_it_differs_from_the_built_in_one(command: Command) -> None:
+    command("submit", "--cooldown", "1m", "--max-orphans", "5", "--", "true")
+    command.configure('[retry]\nbackoff_max = "2m"\nmax_deferrals = 7')
+    command("submit", "--max-orphans", "0", "--", "true")
+
+    plain, changed = (command("show", task_id).stdout for task_id in (1, 2))
+    assert "retries" not in plain
+    assert "retries    backoff-max 2m, max-deferrals 7, max-orphans 0\n" in changed
+    keys = ("backoff_min_ms", "backoff_max_ms", "cooldown_ms", "max_deferrals", "max_orphans")
+    shown = [command("show", task_id, "--json").json for task_id in (1, 2)]
+    assert [[None] * 5, [None, 120_000, None, 7, 0]] == [
+        [one[key] for key in keys] for one in shown
+    ]
+
+
 @pytest.mark.parametrize("verb", ["show", "logs", "cancel", "retry"])
 def test_an_unknown_id_is_reported(command: Command, verb: str) -> None:
     result = command(verb, 42, exits=1)

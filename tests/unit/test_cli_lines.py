@@ -32,6 +32,11 @@ def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.Mo
             "total_timeout": "1h",
             "kill_grace": "2s",
             "kill_signal": "INT",
+            "backoff_min": "1s",
+            "backoff-max": "1m",
+            "cooldown": "0s",
+            "max_deferrals": 0,
+            "max-orphans": 9,
             "payload": {"x": [1, 2.50]},
             "label": {"team": "data"},
             "notify": True,
@@ -55,6 +60,10 @@ def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.Mo
     assert (1_000, 500, 60_000, 3_600_000, 2_000, 2) == (
         *(second.run_timeout_ms, second.stall_timeout_ms, second.queue_timeout_ms),
         *(second.total_timeout_ms, second.kill_grace_ms, second.kill_signal),
+    )
+    assert (1_000, 60_000, 0, 0, 9) == (
+        *(second.backoff_min_ms, second.backoff_max_ms, second.cooldown_ms),
+        *(second.max_deferrals, second.max_orphans),
     )
     assert {"x": [1, 2.5]} == json.loads(second.payload or "")
     assert {"team": "data"} == second.labels

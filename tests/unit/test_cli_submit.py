@@ -56,6 +56,8 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
         *("--liveness", "worker", "--lease-ttl", "6s", "--notify", "--run-timeout", "10s"),
         *("--stall-timeout", "4s", "--start-timeout", "5s", "--queue-timeout", "1m"),
         *("--total-timeout", "1h", "--kill-grace", "0s", "--kill-signal", "usr1"),
+        *("--backoff-min", "1s", "--backoff-max", "1m", "--cooldown", "0s"),
+        *("--max-deferrals", "0", "--max-orphans", "9"),
         *("--", "sh", "-c", "exit 3", "--", "--queue"),
     ).id
 
@@ -76,6 +78,10 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
     )
     assert (task.created_at + 3_600_000, 0, 10) == (
         *(task.fails_at, task.kill_grace_ms, task.kill_signal),
+    )
+    assert (1_000, 60_000, 0, 0, 9) == (
+        *(task.backoff_min_ms, task.backoff_max_ms, task.cooldown_ms),
+        *(task.max_deferrals, task.max_orphans),
     )
 
 

@@ -60,9 +60,8 @@ def test_a_delay_is_as_long_as_requested(world: World, step: float) -> None:
 
 
 def test_a_back_off_is_as_long_as_it_was(step: float) -> None:
-    retry = replace(SETTINGS.retry, backoff_min_ms=2_000, backoff_max_ms=2_000)
-    world = World(replace(SETTINGS, retry=retry)).start()
-    task = world.submit()
+    world = World().start()
+    task = world.submit(backoff_min_ms=2_000, backoff_max_ms=2_000)
     world.settle_down()
     world.gone(task, 1)
 

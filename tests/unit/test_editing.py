@@ -45,6 +45,11 @@ def test_each_edit_reaches_the_task(client: Client) -> None:
         kill_grace_ms=0,
         kill_signal="INT",
         kill_mode=KillMode.LEADER,
+        backoff_min_ms=1_000,
+        backoff_max_ms=2_000,
+        cooldown_ms=0,
+        max_deferrals=1,
+        max_orphans=0,
         delay_ms=0,
     )
 
@@ -60,6 +65,10 @@ def test_each_edit_reaches_the_task(client: Client) -> None:
         *(after.lease_ttl_ms, after.run_timeout_ms, after.stall_timeout_ms),
         *(after.queue_timeout_ms, after.total_timeout_ms, after.kill_grace_ms),
         *(after.kill_signal, after.kill_mode),
+    )
+    assert (1_000, 2_000, 0, 1, 0) == (
+        *(after.backoff_min_ms, after.backoff_max_ms, after.cooldown_ms),
+        *(after.max_deferrals, after.max_orphans),
     )
 
 
@@ -78,6 +87,32 @@ def test_an_unset_option_counts_as_never_given(client: Client) -> None:
     assert (None, None, None, None) == (
         *(after.run_timeout_ms, after.total_timeout_ms, after.kill_signal, after.fails_at),
     )
+
+
+def test_a_kill_grace_or_retry_policy_that_is_unset_is_the_one_configured_now(
+    command: Command, client: Client
+) -> None:
+    task_id = submitted(client, kill_grace_ms=1, cooldown_ms=2, max_orphans=3, max_deferrals=4)
+    command.configure('[leases]\nkill_grace = "7s"\n[retry]\nmax_orphans = 8')
+
+    with command.client() as later:
+        later.edit(task_id, kill_grace_ms=None, cooldown_ms=None, max_orphans=None)
+
+    after = task(client, task_id)
+    assert (7_000, None, 8, 4) == (  # None: the built-in default
+        *(after.kill_grace_ms, after.cooldown_ms, after.max_orphans, after.max_deferrals),
+    )
+
+
+def test_an_edit_of_one_bound_of_the_back_off_fits_the_other(client: Client) -> None:
+    task_id = submitted(client, backoff_min_ms=1_000, backoff_max_ms=3_600_000)
+
+    client.edit(task_id, backoff_min_ms=1_800_000)
+    with pytest.raises(InvalidTask, match=r"backoff_min: 30m is more than backoff_max \(1m\)"):
+        client.edit(task_id, backoff_max_ms=60_000)
+
+    after = task(client, task_id)
+    assert (1_800_000, 3_600_000) == (after.backoff_min_ms, after.backoff_max_ms)
 
 
 def test_a_delay_counts_from_now_and_its_end_makes_the_task_ready(client: Client) -> None:

@@ -28,7 +28,7 @@ def request(world: World, task: int, intent: Intent) -> None:
             case Intent.HOLD:
                 world.store.hold(task, "an operator", now=now)
             case Intent.RELEASE:
-                world.store.release(task, policy=world.settings.retry, now=now)
+                world.store.release(task, now=now)
             case Intent.RETRY:
                 world.store.retry(task, now=now)
 

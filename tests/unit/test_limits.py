@@ -19,6 +19,10 @@ def task(**wanted: Any) -> NewTask:
     [
         ({"run_timeout_ms": 0}, "run_timeout: must be above 0; leave it out for none"),
         ({"kill_grace_ms": -1}, "kill_grace: must be 0 or more"),
+        ({"cooldown_ms": -1}, "cooldown: must be 0 or more"),
+        ({"backoff_min_ms": 900_001}, r"backoff_min: 900001ms is more than backoff_max \(15m\)"),
+        ({"backoff_max_ms": 9_999}, r"backoff_min: 10s is more than backoff_max \(9999ms\)"),
+        ({"backoff_max_ms": 10**12}, "backoff_max: .* is longer than"),
         ({"kill_signal": 65}, "kill_signal: 65 is not a signal"),
         ({"start_timeout_ms": 1}, "start_timeout: waits for a first heartbeat"),
     ],
@@ -39,5 +43,7 @@ def test_equal_bounds_are_possible() -> None:
             total_timeout_ms=60_000,
             kill_grace_ms=0,
             kill_signal=9,
+            backoff_min_ms=1,
+            backoff_max_ms=1,
         )
     )

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import wire
-from dispatcher.execution import Limits, OpenRun, Settlement
+from dispatcher.execution import Limits, OpenRun, RetryPolicy, Settlement
 from dispatcher.model import INTENDED, MOVES, Declared, Intent, Liveness, Outcome, TaskState
-from dispatcher.policy import COUNTED, End, RetryPolicy, backoff_ms, postponed, settle, verdict
+from dispatcher.policy import COUNTED, End, backoff_ms, postponed, settle, verdict
 from dispatcher.times import StoreTime
 
 NOW = StoreTime(1_000_000)
@@ -37,6 +37,7 @@ RUN = OpenRun(
     deferrals=0,
     orphans=0,
     owner="this-node",
+    retry=RETRY,
 )
 
 
@@ -44,8 +45,8 @@ def exited(ended_by: str | None = None, **facts: Any) -> wire.Exited:
     return wire.Exited(uid=UID, exit=wire.Exit(at=0.0, **facts), ended_by=ended_by)
 
 
-def settled(run: OpenRun, end: End, retry: RetryPolicy = RETRY) -> Settlement:
-    return settle(run, end, retry, now=NOW, ended_at=NOW, rng=random.Random(1))
+def settled(run: OpenRun, end: End) -> Settlement:
+    return settle(run, end, now=NOW, ended_at=NOW, rng=random.Random(1))
 
 
 @pytest.mark.parametrize(

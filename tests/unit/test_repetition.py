@@ -14,7 +14,7 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logs
 from dispatcher.logs.repeats import BURST
 from dispatcher.model import TaskState
-from tests.simulation import SETTINGS, World
+from tests.simulation import RETRY, SETTINGS, World
 from tests.unit.test_supervisor import Unwell
 
 MINUTE = 60.0
@@ -42,14 +42,14 @@ def test_r25_an_always_failing_command_is_started_ever_more_seldom_up_to_the_cap
     Of n tasks that fail at once, no minute sees more than 4 n starts (their first one), and at the
     cap no half cap more than n.
     """
-    slots, cap = 10, SETTINGS.retry.backoff_max_ms / 1000
+    slots, cap = 10, RETRY.backoff_max_ms / 1000
     world = World(settings=replace(SETTINGS, slots=slots)).start()
     tasks = [world.submit("false", max_attempts=1000) for _ in range(slots)]
     world.settle_down()
     fail_for(world, tasks, 20 * MINUTE)
 
     times = [starts(world, task) for task in tasks]
-    least, bound = SETTINGS.retry.backoff_min_ms / 1000, 0.0
+    least, bound = RETRY.backoff_min_ms / 1000, 0.0
     for moments in times:
         gaps = [later - earlier for earlier, later in pairwise(moments)]
         for number, gap in enumerate(gaps):
@@ -79,7 +79,7 @@ def test_r26_twenty_simultaneous_timeouts_start_again_spread_over_their_back_off
     world.run_for(11)
     again = sorted((world.runs(task)[1].claimed_at - ended) / 1000 for task in tasks)
 
-    base = SETTINGS.retry.backoff_min_ms / 1000
+    base = RETRY.backoff_min_ms / 1000
     assert base / 2 <= again[0] <= again[-1] <= base
     assert again[-1] - again[0] >= 0.8 * base / 2, "spread over the whole of what is random"
     assert max(_within(again, 0.5)) <= 6, "and not in heaps"

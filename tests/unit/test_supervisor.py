@@ -227,7 +227,7 @@ def test_a_run_that_the_store_does_not_know_is_ended_and_never_adopted(world: Wo
     world.executor.runs[uid] = wire.RunReport(uid=uid, state=wire.RunState.RUNNING, pid=7)
 
     world.start()
-    grace = world.settings.start.kill_grace
+    grace = world.settings.kill_grace
     assert wire.End(uid=uid, reason="unknown", longest_grace=grace) in world.executor.sent
     world.executor.gone(uid, None, signal=9)
     world.settle_down()

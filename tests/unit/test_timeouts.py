@@ -636,16 +636,15 @@ def test_r38_a_held_task_stays_held_without_a_total_time() -> None:
 
 def test_r38_a_task_that_used_up_its_deferrals_stays_held_until_an_operator_acts() -> None:
     """Neither restarts nor other limits nor time let it run again."""
-    settings = replace(SETTINGS, retry=replace(SETTINGS.retry, max_deferrals=1))
-    world = World(settings=settings)
-    task = started(world)
+    world = World()
+    task = started(world, max_deferrals=1)
     for _ in range(2):
         world.gone(task, 75)
         world.run_for(60)
     assert TaskState.HELD is world.state(task)
 
     for slots in range(1, 4):
-        world.restart(slots=slots, retry=SETTINGS.retry)
+        world.restart(slots=slots)
         world.run_for(1_000)
     assert TaskState.HELD is world.state(task)
     assert [Outcome.DEFERRED] * 2 == outcomes(world, task)
@@ -669,13 +668,12 @@ def test_a_run_is_ended_with_its_own_signal_and_grace(world: World) -> None:
     ]
 
 
-def test_without_its_own_it_has_the_nodes() -> None:
-    start = replace(SETTINGS.start, kill_grace=3.0)
-    world = World(settings=replace(SETTINGS, start=start))
+def test_without_its_own_it_has_the_built_in_ones_whatever_the_node_is_configured_with() -> None:
+    world = World(settings=replace(SETTINGS, kill_grace=3.0))
     started(world)
 
     (begun,) = world.executor.starts
-    assert (15, 3.0) == (begun.kill_signal, begun.kill_grace)
+    assert (15, 10.0) == (begun.kill_signal, begun.kill_grace)
 
 
 def test_a_stop_waits_as_long_as_the_most_patient_of_its_runs(world: World) -> None:
@@ -693,9 +691,8 @@ def test_a_stop_waits_as_long_as_the_most_patient_of_its_runs(world: World) -> N
 def test_a_stop_waits_for_the_grace_that_the_executor_received_despite_a_reload_since(
     world: World,
 ) -> None:
-    world.fresh_supervisor(start=replace(SETTINGS.start, kill_grace=100.0))
-    started(world)
-    world.supervisor.reconfigure(SETTINGS)
+    started(world, kill_grace_ms=100_000)
+    world.supervisor.reconfigure(replace(SETTINGS, kill_grace=0.0))
 
     world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()

@@ -69,7 +69,7 @@ def test_a_task_that_is_released_after_the_mend_runs(world: World) -> None:
 
     world.supervisor.reconfigure(unusable())
     with world.store.transaction() as now:
-        world.store.release(task_id, policy=SETTINGS.retry, now=now)
+        world.store.release(task_id, now=now)
     world.settle_down()
     world.gone(task_id)
 

@@ -44,9 +44,11 @@ _WAITING = frozenset({TaskState.SCHEDULED, TaskState.READY, TaskState.HELD})
 
 #: Options that can be removed from a task, with their keys of `TaskEdits`.
 _UNSET = {
-    **{name.replace("_", "-"): f"{name}_ms" for name in (*limits.TIMEOUTS, "kill_grace")},
-    "kill-signal": "kill_signal",
-    "kill-mode": "kill_mode",
+    **{
+        name.replace("_", "-"): f"{name}_ms"
+        for name in (*limits.TIMEOUTS, "kill_grace", *limits.DELAYS)
+    },
+    **{name.replace("_", "-"): name for name in ("kill_signal", "kill_mode", *limits.BUDGETS)},
 }
 
 _COMMAND = "dispatcher.cli.edit.command"

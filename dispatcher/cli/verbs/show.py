@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dispatcher.cli import render
+from dispatcher.cli import render, task_limits
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import (
     absolute_option,
@@ -93,9 +93,10 @@ def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str
         "attempts": f"{task.attempts_used} of {task.max_attempts} used",
         "submitted": date(task.created_at),
         "due": date(due),
-        "time-outs": render.timeouts_text(task),
+        "time-outs": task_limits.timeouts_text(task),
         "fails": date(task.fails_at),
-        "ended by": render.kill_text(task),
+        "ended by": task_limits.kill_text(task),
+        "retries": task_limits.retry_text(task),
         "intent": task.intent and f"{task.intent}: {task.intent_reason}",
         "finished": date(task.finished_at),
         "directory": task.cwd,

@@ -14,7 +14,7 @@ from dispatcher.cli.several import each_id, one_id, task_ids_argument
 from dispatcher.client import Client
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
-from dispatcher.execution import LOCAL
+from dispatcher.execution import KILL_GRACE_MS, LOCAL
 from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.obstacles import Reason, Standing
@@ -177,7 +177,7 @@ def _explain_ending(
         grace = f"the leftover grace of {leases.leftover_grace_ms}, as its leader has exited"
     if task.ending is not None:
         own = task.kill_grace_ms
-        kill_grace = leases.kill_grace_ms if own is None else Milliseconds(own)
+        kill_grace = Milliseconds(KILL_GRACE_MS if own is None else own)
         grace = f"the kill grace of {kill_grace}, then SIGKILL"
     course = f"its processes have {grace}"
     if (stranded := status.stranded_of(task)) is not None:

@@ -1,5 +1,6 @@
 """SQL that claims tasks, and takes a claim back. A limit is cast: see `supervisor`."""
 
+from dispatcher.execution import KILL_GRACE_MS
 from dispatcher.store.rows import Ready, columns
 from dispatcher.store.statements.given import given
 
@@ -14,6 +15,7 @@ _READY_COLUMNS = columns(
     task_id="id",
     payload="(SELECT payload FROM payloads WHERE task_id = id)",
     environment=_ENVIRONMENT,
+    kill_grace_ms=f"COALESCE(kill_grace_ms, {KILL_GRACE_MS})",
 )
 
 _READY = f"""

@@ -11,6 +11,7 @@ EDITABLE: Final = (
     *("state", "reason", "run_at", "queue", "priority", "max_attempts", "command", "cwd", "env"),
     *("labels", "lease_ttl_ms", "run_timeout_ms", "stall_timeout_ms", "start_timeout_ms"),
     *("queue_timeout_ms", "total_timeout_ms", "kill_grace_ms", "kill_signal", "kill_mode"),
+    *("backoff_min_ms", "backoff_max_ms", "cooldown_ms", "max_deferrals", "max_orphans"),
 )
 
 _TOTAL_AT = "CAST(:total_ms AS BIGINT) + COALESCE(tasks.retried_at, tasks.created_at)"

@@ -1,6 +1,6 @@
 """SQL that only reads. A limit is cast: see `supervisor`."""
 
-from dispatcher.execution import OpenRun
+from dispatcher.execution import KILL_GRACE_MS, OpenRun
 from dispatcher.model import Node, Run, Task, TaskState
 from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.given import given
@@ -105,10 +105,12 @@ SELECT {columns(Run, output_tail="NULL")} FROM runs WHERE task_id = :task_id
 ORDER BY fence DESC LIMIT 1
 """
 
-# Columns that both tables have, and columns named differently from their field.
+# Columns that both tables have, and columns named differently from their field. Local claims of
+# older schemas have no kill grace.
 OPEN_RUN_COLUMNS = columns(
     OpenRun,
-    **{name: f"runs.{name}" for name in ("fence", "liveness", "lease_ttl_ms", "kill_grace_ms")},
+    **{name: f"runs.{name}" for name in ("fence", "liveness", "lease_ttl_ms")},
+    kill_grace_ms=f"COALESCE(runs.kill_grace_ms, {KILL_GRACE_MS})",
     run_id="runs.id",
     run_uid="runs.uid",
     owner="runs.node",
