@@ -11,7 +11,7 @@ _BATCH: Final = re.compile(r"json_to_recordset\(CAST\(:(\w+) AS json\)\) AS (\w+
 _LOCK: Final = re.compile(r"FOR (?:UPDATE|KEY SHARE)(?: OF \w+)?(?: SKIP LOCKED)?")
 
 #: The batch of an UPDATE or INSERT that reads nothing else, and names its columns in full.
-_ONLY_SOURCE: Final = re.compile(rf"\nFROM {_BATCH.pattern}(?= WHERE|\n)")
+_ONLY_SOURCE: Final = re.compile(rf"\nFROM {_BATCH.pattern}(?= WHERE|\n(?!JOIN))")
 
 
 def bound(statement: str, values: Values) -> tuple[str, Values]:
