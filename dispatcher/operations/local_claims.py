@@ -7,7 +7,7 @@ from dispatcher import commits, submission
 from dispatcher.config.config import Config
 from dispatcher.errors import NoLock, QueuePaused
 from dispatcher.execution import LOCAL, Claim
-from dispatcher.model import Outcome, PausedQueue, TaskFilter, TaskState
+from dispatcher.model import Outcome, PausedQueue, TaskState
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime, sleep
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, validated_message
@@ -116,8 +116,7 @@ class LocalClaims:
         if task_id is not None:
             return False
         with self._store.snapshot():
-            wanted = TaskFilter(states=frozenset({TaskState.READY}), queue=queue, limit=1)
-            is_ready = bool(self._store.matching(wanted))
+            is_ready = bool(self._store.foremost(TaskState.READY, queue=queue, limit=1))
         if is_ready:
             sleep(PAUSE)
         return is_ready
