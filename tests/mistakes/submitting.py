@@ -101,6 +101,23 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             "a file",
         ),
         Mistake(
+            "a variable that is too large",
+            "submit --env DATA=" + "x" * 131067 + " -- true",
+            "env DATA: 131072 bytes with its name are more than 131071; use the payload, or name "
+            "a file that holds it",
+        ),
+        Mistake(
+            "an empty directory, as of a variable that is not set",
+            "submit --cwd '' -- true",
+            "cwd: is empty; name a directory, or leave it out",
+        ),
+        Mistake(
+            "a time too far away",
+            "submit --at 9999-12-31 -- true",
+            "Invalid value for '--at': '9999-12-31' is more than 3650d from now; write an earlier "
+            "time (see: dispatcher submit --help)",
+        ),
+        Mistake(
             "a payload that is not JSON",
             "submit --payload {month:8} -- true",
             "payload: not JSON: expected '\"' (byte 1); write for example: '{\"month\": "
