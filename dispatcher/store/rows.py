@@ -186,9 +186,8 @@ def _value_and_damage(kind: type[Kind], row: Row) -> tuple[Kind, str | None]:
     named = dict(zip(names(kind), row, strict=True))  # type: ignore[arg-type]
     nested = {}
     for field, own in _nested(kind):  # type: ignore[arg-type]
-        given = {name: named.pop(name) for name in own}
-        if any(one is not None for one in given.values()):
-            nested[field] = {name: one for name, one in given.items() if one is not None}
+        if given := {name: one for name in own if (one := named.pop(name)) is not None}:
+            nested[field] = given
     value, faults = _value_from(kind, named)
     for field, given in nested.items():
         found, also = _value_from(_NESTED[field], given)
