@@ -31,7 +31,7 @@ def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) 
 
 def await_run(store: Client, task_id: int) -> None:
     """Print that a task has not run yet, and wait for its first run, or its end without one."""
-    task = store.task(task_id)
+    task = store.task(task_id, payload=False)
     if task is not None and not is_done(task) and not store.runs(task_id):
         why = f"{task.state}, {render.plain(task.reason)}"
         click.echo(
@@ -79,7 +79,7 @@ def _look_up(store: Client, task_id: int, run: Run) -> Run | None:
 def _next_run(store: Client, task_id: int, fence: int = 0) -> Run | None:
     """Wait for the run after the one of this fence; None if the task ends without one."""
     while True:
-        task = store.task(task_id)
+        task = store.task(task_id, payload=False)
         later = [one for one in store.runs(task_id) if one.fence > fence]
         if later:
             return later[0]

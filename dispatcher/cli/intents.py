@@ -59,8 +59,8 @@ def request(
         if dry_run:
             print_dry_run(store, intent, selection, chosen, as_json=as_json)
             return
-        confirm(intent, chosen, yes=yes)
-        answers = _requested(store, chosen.ids, intent, reason, chosen.wanted)
+        wanted = confirm(intent, chosen, yes=yes)
+        answers = _requested(store, chosen.ids, intent, reason, wanted)
         refused = _refusals(answers)
         done = [one for one in answers if one.task_id not in refused]
         _report(store, done, {}, as_json=as_json, one_by_one=len(done) <= FEW)

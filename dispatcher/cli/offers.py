@@ -16,6 +16,7 @@ from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import PausedQueue, Task, TaskFilter, TaskState
 from dispatcher.store.open import database_path, remembered_identity
+from dispatcher.store.search import each_task
 
 #: Seconds to wait for the store; the Tab key must answer at once.
 PATIENCE = 0.2
@@ -73,7 +74,8 @@ def _newest(config: Config, wanted: TaskFilter) -> Sequence[Task]:
     def newest(client: Client) -> Sequence[Task]:
         with client.store.snapshot():
             last = client.store.ids().stop
-        return client.tasks(replace(wanted, after_id=last - 1 - _MOST_SEARCHED))
+        searched = replace(wanted, after_id=last - 1 - _MOST_SEARCHED)
+        return list(each_task(client.store, searched, payload=False))
 
     return _from_store(config, newest)
 

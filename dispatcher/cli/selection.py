@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO
@@ -131,19 +131,21 @@ def choose(
     return Chosen(ids, states, wanted)
 
 
-def confirm(does: str, chosen: Chosen, *, yes: bool) -> None:
+def confirm(does: str, chosen: Chosen, *, yes: bool) -> TaskFilter:
     """Require the count of more than a few tasks from the user of a terminal.
 
+    Return what a task must still match: after a question, one of the states that were counted.
     Raises `DispatcherError` for another answer.
     """
     if yes or len(chosen.ids) <= FEW or not sys.stdin.isatty():
-        return
+        return chosen.wanted
     many = len(chosen.ids)
     with _shown_where_typed() as shown:
         question = f"{does} {chosen.text(does)}? Type {many} to go on: "
         click.echo(question, file=shown, nl=False)
     if sys.stdin.readline().strip() != str(many):
         raise DispatcherError("nothing was changed; --yes goes on without the question")
+    return replace(chosen.wanted, states=frozenset(chosen.states))
 
 
 def _shown_where_typed() -> AbstractContextManager[TextIO]:
@@ -166,7 +168,9 @@ def print_dry_run(
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo(f"would {does}: {chosen.text(does)}")
-    found = [task for one in chosen.ids[:FEW] if (task := store.task(one)) is not None]
+    found = [
+        task for one in chosen.ids[:FEW] if (task := store.task(one, payload=False)) is not None
+    ]
     if found:
         rows = [
             (one.id, one.state, one.queue, command_cell(one, render.command_text(one.command)))

@@ -20,23 +20,28 @@ def one_id(tasks: Sequence[int | range]) -> int | None:
 
 
 def each_id(store: Client, tasks: Sequence[int | range]) -> Iterator[int]:
-    """Yield the given ids, and of each range those that tasks have.
+    """Yield the given ids, and of each range those that tasks have, each once.
 
     Raises `NoTask` before the first one, and `DispatcherError` for a range without a task.
     """
     for given in tasks:
-        if isinstance(given, int) and store.task(given) is None:
+        if isinstance(given, int) and store.task(given, payload=False) is None:
             raise NoTask(given)
     with store.store.snapshot():
         known = store.store.ids()
+    seen: set[int] = set()
     for given in tasks:
         if isinstance(given, int):
-            yield given
+            if given not in seen:
+                seen.add(given)
+                yield given
             continue
         is_empty = True
         for task_id in range(max(given.start, known.start), min(given.stop, known.stop)):
-            if store.task(task_id) is not None:
+            if store.task(task_id, payload=False) is not None:
                 is_empty = False
-                yield task_id
+                if task_id not in seen:
+                    seen.add(task_id)
+                    yield task_id
         if is_empty:
             raise DispatcherError(f"no task has an id in {given.start}-{given.stop - 1}")

@@ -56,7 +56,7 @@ def _report_not_due(store: Client, task_ids: Sequence[int]) -> None:
 
 
 def _failure_text(store: Client, task_id: int, state: TaskState | None) -> str:
-    task = store.task(task_id)
+    task = store.task(task_id, payload=False)
     if task is None or state is None:
         return f"task {task_id} is gone: it was deleted"
     return f"task {task_id} {state}: {task.reason}; {_look(task, _last(store, task))}"
@@ -64,7 +64,7 @@ def _failure_text(store: Client, task_id: int, state: TaskState | None) -> str:
 
 def outcome_json(store: Client, task_id: int, state: TaskState | None) -> dict[str, Any]:
     """Return the outcome of a task and its last run, as `--wait --json` shows it."""
-    task = store.task(task_id)
+    task = store.task(task_id, payload=False)
     run = None if task is None else _last(store, task)
     return {
         "state": state,

@@ -23,10 +23,10 @@ class Reader:
     config: Config
     store: Store
 
-    def task(self, task_id: int) -> Task | None:
-        """Return a task, None if the id is unknown."""
+    def task(self, task_id: int, *, payload: bool = True) -> Task | None:
+        """Return a task, without its payload if that is not needed; None if the id is unknown."""
         with self.store.snapshot():
-            return self.store.task(task_id)
+            return self.store.task(task_id, payload=payload)
 
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first, with the present paths of their outputs."""

@@ -10,11 +10,17 @@ from dispatcher.times import NEVER, Instant, instant, sleep
 #: Seconds between two looks at the store.
 POLL = 0.5
 
+#: The longest pause between two looks: one during which the process was stopped took no effort.
+MOST_POLL = 10.0
+
 #: A look that takes long is followed by this many times its duration: a tenth of a processor.
 _IDLE = 9
 
 #: Tasks read in one snapshot: about 10 ms.
 _BATCH = 2000
+
+#: Above every id.
+_MOST_ID = 2**63 - 1
 
 #: Ids that are read as one range, with those between them, where they are no further apart.
 _GAP = 8
@@ -63,7 +69,7 @@ class AwaitedTasks:
                 return
             looked, wanted = wanted, self._open()
             if wanted:
-                patience = max(POLL, _IDLE * (instant() - began))
+                patience = min(MOST_POLL, max(POLL, _IDLE * (instant() - began)))
                 sleep(max(0.0, min(patience, until - instant())))
             elif not set(looked).issuperset(changeable := self._changeable()):
                 wanted = changeable
@@ -103,7 +109,7 @@ def _read(store: ReaderStore, task_ids: Iterable[int]) -> Iterator[dict[int, Tas
     for start in range(0, len(ids), _BATCH):
         read: dict[int, TaskState | None] = dict.fromkeys(ids[start : start + _BATCH])
         with store.snapshot():
-            for span in merged([range(one, one + _GAP) for one in read]):
+            for span in merged([range(one, min(one + _GAP, _MOST_ID)) for one in read]):
                 wanted = TaskFilter(after_id=span.start - 1, before_id=span.stop, limit=len(span))
                 read |= {one.id: one.state for one in store.matching(wanted) if one.id in read}
         yield read

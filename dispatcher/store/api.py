@@ -81,7 +81,7 @@ class ReaderStore(Transactions, Protocol):
     def task(self, task_id: int, *, payload: bool = True) -> Task | None:
         """Return one task, without its payload if that is not needed: it may be long."""
 
-    def tasks(self, wanted: TaskFilter) -> list[Task]:
+    def tasks(self, wanted: TaskFilter, *, payload: bool = True) -> list[Task]:
         """Return tasks, newest first unless the filter has another order.
 
         Reads every row between `after_id` and `before_id` until there are enough: set both.
@@ -112,7 +112,7 @@ class ReaderStore(Transactions, Protocol):
         """Return a task's last run as `runs` does, but without the end of its output."""
 
     def foremost(self, state: TaskState, *, queue: str | None = None, limit: int) -> list[Task]:
-        """Return at most `limit` tasks of a state, of one queue or all; reads no others.
+        """Return at most `limit` tasks of a state, of one queue or all, without their payloads.
 
         Running ones come by owner; ready ones, of one queue, in the order of claims; scheduled ones
         in the order in which they are due; held ones, of one queue, by descending id; finished ones

@@ -90,7 +90,7 @@ def search(
     store: ReaderStore, wanted: TaskFilter, *, limit: int | None = None, room: int = MOST
 ) -> Glance:
     """Return the same of a filter's matches, of which it reads the newest."""
-    found = list(each_task(store, replace(wanted, limit=SEARCHED + 1)))
+    found = list(each_task(store, replace(wanted, limit=SEARCHED + 1), payload=False))
     is_all, found = len(found) <= SEARCHED, found[:SEARCHED]
     counts = {state: sum(task.state is state for task in found) for state in TaskState}
     shares = _shares(counts, limit, room)
@@ -100,7 +100,7 @@ def search(
         of_group.sort(key=lambda task: _nearness(task, -task.priority))
         chosen += [task.id for task in of_group[:share]]
     with store.snapshot():
-        again = [task for one in chosen if (task := store.task(one)) is not None]
+        again = [task for one in chosen if (task := store.task(one, payload=False)) is not None]
         seen = [_seen(store, task) for task in again]
     return Glance(seen=sorted(seen, key=_place), counts=counts, is_all=is_all)
 

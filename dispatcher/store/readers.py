@@ -56,8 +56,9 @@ class SqlReader(SqlTransactions):
         rows = self.engine.rows(statement, {"id": task_id})
         return task_from(rows[0]) if rows else None
 
-    def tasks(self, wanted: TaskFilter) -> list[Task]:
+    def tasks(self, wanted: TaskFilter, *, payload: bool = True) -> list[Task]:
         statement = sql.TASKS_OLDEST_FIRST if wanted.oldest_first else sql.TASKS
+        statement = statement if payload else sql.without_payload(statement)
         return [task_from(row) for row in self._matching(statement, wanted)]
 
     def matching(self, wanted: TaskFilter) -> list[Match]:

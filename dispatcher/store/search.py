@@ -19,14 +19,14 @@ WINDOW = 10_000
 STEP_BACK = 3_600_000
 
 
-def each_task(store: ReaderStore, wanted: TaskFilter) -> Iterator[Task]:
+def each_task(store: ReaderStore, wanted: TaskFilter, *, payload: bool = True) -> Iterator[Task]:
     """Yield the tasks that match a filter; each step is a snapshot of its own."""
-    return _each(store, wanted, lambda task: task)
+    return _each(store, wanted, lambda task: task, payload=payload)
 
 
 def each_with_run(store: ReaderStore, wanted: TaskFilter) -> Iterator[tuple[Task, Run | None]]:
-    """Yield the same tasks, each with its last run in the same snapshot."""
-    return _each(store, wanted, lambda task: (task, last_run(store, task)))
+    """Yield the same tasks without payloads, each with its last run in the same snapshot."""
+    return _each(store, wanted, lambda task: (task, last_run(store, task)), payload=False)
 
 
 def last_run(store: ReaderStore, task: Task) -> Run | None:
@@ -34,11 +34,13 @@ def last_run(store: ReaderStore, task: Task) -> Run | None:
     return store.last_run(task.id) if task.fence else None
 
 
-def _each(store: ReaderStore, wanted: TaskFilter, found: Callable[[Task], _T]) -> Iterator[_T]:
+def _each(
+    store: ReaderStore, wanted: TaskFilter, found: Callable[[Task], _T], *, payload: bool
+) -> Iterator[_T]:
     left = wanted.limit
     for window in _windows(store, wanted):
         with store.snapshot():
-            page = list(map(found, store.tasks(replace(window, limit=left))))
+            page = list(map(found, store.tasks(replace(window, limit=left), payload=payload)))
         yield from page
         left -= len(page)
         if left <= 0:

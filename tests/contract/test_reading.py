@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from dispatcher.model import Leases, Outcome, TaskFilter, TaskState
@@ -53,6 +55,19 @@ def test_lease_and_beats_of_the_open_run_are_the_live_ones(store: OneByOne) -> N
         closed.progress,
         closed.note,
     )
+
+
+def test_payloads_are_read_only_where_they_are_wanted(store: OneByOne) -> None:
+    task_id = store.new(payload="[1]")
+
+    wanted = TaskFilter()
+    assert ["[1]"] == [task.payload for task in store.tasks(wanted)]
+    for light in (
+        store.tasks(wanted, payload=False),
+        store.tasks(replace(wanted, oldest_first=True), payload=False),
+        store.foremost(TaskState.READY, queue="default", limit=1),
+    ):
+        assert [(task_id, None)] == [(task.id, task.payload) for task in light]
 
 
 def test_tasks_come_newest_first(store: OneByOne) -> None:

@@ -6,13 +6,16 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dispatcher.cli import app, dashboard, glance, tables
 from dispatcher.errors import StoreUnavailable
 from dispatcher.execution import Claim, StartedRun
-from dispatcher.model import Outcome, TaskState
+from dispatcher.model import Outcome, Task, TaskState
+from dispatcher.store import readers
+from dispatcher.store.rows import task_from
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat
 from tests.command import Command
@@ -332,6 +335,25 @@ def test_only_a_terminal_can_be_watched(command: Command, form: list[str]) -> No
     refused = command("list", "--watch", *form, exits=2).stderr
 
     assert "--watch: needs a terminal, and prints no JSON" in refused
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--json",), ("--json-lines",), ("--label", "a=b"), ("--text", "true")]
+)
+def test_no_list_reads_a_payload(
+    command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    command("submit", "--label", "a=b", "--payload", "[1]", "--", "true")
+    seen: list[str | None] = []
+
+    def read(row: Any) -> Task:
+        seen.append((task := task_from(row)).payload)
+        return task
+
+    monkeypatch.setattr(readers, "task_from", read)
+    command("list", *options)
+
+    assert {None} == {*seen}
 
 
 def test_a_list_by_age_is_not_in_groups(command: Command) -> None:

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Iterator
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from dispatcher.submission import new_task
 from dispatcher.times import StoreTime
 from dispatcher.words import Declaration
 from tests.command import Command
+from tests.eventually import PATIENCE
 
 MANY = FEW + 5
 
@@ -355,6 +357,28 @@ def test_on_a_terminal_many_are_changed_for_their_count_alone(
             confirmed(monkeypatch, answer, many, yes=False)
 
 
+def test_after_the_question_a_run_that_was_not_counted_is_not_ended(
+    command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.submit_many(client_tasks(client, MANY))
+
+    def asked(does: str, chosen: Chosen, **_: object) -> TaskFilter:
+        client.claim()
+        with monkeypatch.context() as terminal:
+            terminal.setattr(sys, "stdin", Terminal(f"{MANY}\n"))
+            terminal.setattr(sys, "stderr", Terminal())
+            return confirm(does, chosen, yes=False)
+
+    monkeypatch.setattr(intents, "confirm", asked)
+
+    shown = command("hold", "--queue", "default")
+
+    assert [1] == ids_in(client, TaskState.RUNNING)
+    assert f"held: {MANY - 1} tasks" in shown.stdout
+    assert "left alone: 1 task, changed meanwhile" in shown.stderr
+    assert client.outlook(1) is None
+
+
 def test_the_question_before_many_ids_are_held_counts_the_runs_that_are_ended(
     command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +474,58 @@ def test_prune_deletes_no_more_than_it_has_counted(
     assert ["delete 3 tasks?"] == questions
     assert "deleted: 3 tasks, 0 output files\n" == shown
     assert [4, 5, 6] == ids_in(client, TaskState.CANCELLED)
+
+
+def test_prune_counts_what_an_earlier_transaction_has_yet_to_finish(
+    command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(command, 3)
+    counting, sound = Event(), prune._moment
+
+    def moment(store: Client) -> StoreTime:
+        counting.set()
+        return sound(store)
+
+    def cancel_all(begun: Event) -> None:
+        with command.client() as other, other.store.transaction() as now:
+            for task_id in (1, 2, 3):
+                other.store.cancel(task_id, "slowly", now=now)
+            begun.set()
+            counting.wait(PATIENCE)
+
+    monkeypatch.setattr(prune, "_moment", moment)
+    questions: list[int] = []
+    monkeypatch.setattr(prune, "confirm", lambda _, chosen, **__: questions.append(len(chosen.ids)))
+    begun = Event()
+    canceller = Thread(target=cancel_all, args=(begun,))
+    canceller.start()
+    assert begun.wait(PATIENCE)
+
+    shown = command("prune", "--older-than", "0s", "--state", "cancelled").stdout
+    canceller.join()
+
+    assert [3] == questions
+    assert "deleted: 3 tasks, 0 output files\n" == shown
+
+
+@pytest.mark.parametrize("named", [(1, 2, 3), ("1-3",)])
+def test_prune_leaves_what_finishes_again_after_the_question(
+    command: Command, client: Client, monkeypatch: pytest.MonkeyPatch, named: tuple[int | str, ...]
+) -> None:
+    submit(command, 3)
+    command("cancel", "1-3")
+
+    def others_run(*_: object, **__: object) -> None:
+        client.retry(2)
+        claim = client.claim(task_id=2)
+        assert claim is not None
+        client.complete(2, lock=claim.lock)
+
+    monkeypatch.setattr(prune, "confirm", others_run)
+    shown = command("prune", *named).stdout
+
+    assert "deleted: 2 tasks, 0 output files\n" == shown
+    assert [2] == ids_in(client, TaskState.SUCCEEDED)
 
 
 @pytest.mark.parametrize("verb", ["cancel", "hold", "retry", "release", "prune"])

@@ -4,6 +4,7 @@ import pytest
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli.verbs.why import explain
+from dispatcher.client import Client
 from dispatcher.model import PausedQueue, Task, TaskState
 from dispatcher.obstacles import Standing
 from dispatcher.times import StoreTime
@@ -12,6 +13,32 @@ from tests.reports import report
 
 #: The beginning of all times.
 START = Calendar(StoreTime(0), 0)
+
+
+def test_why_of_several_tasks_looks_at_the_daemon_once(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        command("submit", "--", "true")
+    sound, looks = Client.standing, []
+
+    def standing(client: Client) -> Standing:
+        looks.append(client)
+        return sound(client)
+
+    monkeypatch.setattr(Client, "standing", standing)
+
+    shown = command("why", "1-3", 2).stdout
+
+    assert 4 == shown.count("task ")
+    assert 1 == len(looks)
+
+
+def test_a_task_named_twice_is_shown_once(command: Command) -> None:
+    command("submit", "--", "true")
+    command("submit", "--", "true")
+
+    assert [1, 2] == [one["id"] for one in command("show", 1, "1-2", 1, "--json").json]
 
 
 def test_a_task_is_held_with_a_reason_and_released(command: Command) -> None:

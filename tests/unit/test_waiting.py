@@ -177,6 +177,26 @@ def test_looks_that_take_long_are_further_apart(client: Client, days: Days) -> N
     assert [9] == days.waits
 
 
+def test_a_look_in_which_the_process_was_stopped_delays_the_next_one_by_seconds(
+    client: Client, days: Days
+) -> None:
+    ids = submitted(client, 2)
+    days.happen = iter([lambda: [client.cancel(one) for one in ids]])
+
+    def stop_for_long(_: int) -> None:
+        days.at += 100
+
+    client.wait(ids, report=stop_for_long)
+
+    assert [10] == days.waits
+
+
+def test_the_last_id_that_there_can_be_is_missing_like_any_other(client: Client) -> None:
+    (first,) = submitted(client, 1)
+
+    assert 2**63 - 2 == waiting.missing(client.store, [first, 2**63 - 2])
+
+
 def test_a_time_out_leaves_out_those_that_go_on(client: Client, days: Days) -> None:
     first, second = submitted(client, 2)
     days.happen = iter([lambda: client.cancel(second), nothing, nothing])

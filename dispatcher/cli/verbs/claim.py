@@ -108,7 +108,7 @@ def _claim_when_there_is_one(store: Client, config: Config, wanted: _Wanted) -> 
         try:
             if _claim(store, config, wanted):
                 return
-            if wanted.task_id is not None and is_done(store.task(wanted.task_id)):
+            if wanted.task_id is not None and is_done(store.task(wanted.task_id, payload=False)):
                 raise DispatcherError(_why_not(store, config, wanted))
             why = "" if kind in reported else _why_not(store, config, wanted)
         except QueuePaused as error:
@@ -164,7 +164,7 @@ def _why_not(store: Client, config: Config, wanted: _Wanted) -> str:
         near = "" if queue in known else did_you_mean(queue, known)
         listed = f"; see: dispatcher list --queue {queue}" if queue in known else ""
         return f"nothing to claim in queue {queue!r}{near or listed}"
-    task = store.task(wanted.task_id)
+    task = store.task(wanted.task_id, payload=False)
     if task is None:
         return str(NoTask(wanted.task_id))
     return f"task {task.id} is {task.state}: {task.reason}; only a ready one can be claimed"

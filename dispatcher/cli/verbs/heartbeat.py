@@ -51,7 +51,7 @@ def command(
             calendar = store.calendar()
             with usage_errors():
                 answer = store.heartbeat(task_id, lock=lock, progress=progress, note=note)
-            task = store.task(task_id)
+            task = store.task(task_id, payload=False)
             lease_ttl_ms = 0 if task is None else task.lease_ttl_ms
     if isinstance(answer, Renewed):
         warn_of_end(answer.lease_expires_at, lease_ttl_ms, calendar)

@@ -76,7 +76,7 @@ def command(
 
 
 def _chosen_run(store: Client, task_id: int, run_id: int | None) -> Run:
-    task, runs = store.task(task_id), store.runs(task_id)
+    task, runs = store.task(task_id, payload=False), store.runs(task_id)
     if task is None:
         raise NoTask(task_id)
     if not runs and task.state in FINISHED:

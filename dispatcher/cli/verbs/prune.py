@@ -75,6 +75,15 @@ def _age(config: Config, selection: Selection) -> int | None:
     return config.output.retention_ms
 
 
+def _moment(store: Client) -> StoreTime:
+    """Return a time before which no task finishes any more: all earlier transactions are over.
+
+    So what is deleted was counted, and confirmed.
+    """
+    with store.store.transaction() as now:
+        return now
+
+
 def _prune_states(
     store: Client,
     age: int,
@@ -86,8 +95,8 @@ def _prune_states(
 ) -> int:
     """Delete all tasks of some states, which an index finds; return how many there are."""
     states = states or FINISHED
-    with store.store.snapshot() as now:
-        before = StoreTime(now - age)
+    before = StoreTime(_moment(store) - age)
+    with store.store.snapshot():
         many = store.store.prunable(before=before, states=states)
     if not dry_run:
         confirm("delete", Chosen(range(many)), yes=yes)
@@ -110,8 +119,8 @@ def _prune_chosen(
 
     Raises `DispatcherError` for tasks named by their ids alone that stay.
     """
-    with store.store.snapshot() as now:
-        before = None if age is None else StoreTime(now - age)
+    moment = _moment(store)
+    before = StoreTime(moment + 1 if age is None else moment - age)
     wanted = replace(selection.wanted, finished_before=before)
     chosen = choose(store, replace(selection, wanted=wanted, older_than_ms=None), FINISHED)
     if dry_run:
@@ -135,7 +144,7 @@ def _print_pruned(pruned: Pruned, *, as_json: bool) -> None:
 
 
 def _why_not(store: Client, task_id: int) -> str:
-    task = store.task(task_id)
+    task = store.task(task_id, payload=False)
     if task is None:
         return str(NoTask(task_id))
     return f"task {task_id} is {task.state}; only finished tasks can be deleted"

@@ -1,6 +1,7 @@
 """`dispatcher why`: why a task is in its state, and what happens next."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import click
@@ -37,7 +38,10 @@ def command(*, tasks: tuple[int | range, ...], as_json: bool) -> None:
     JSON is an object for one ID, and otherwise a list.
     """
     with open_client() as store:
-        explained = (_explained(store, task_id) for task_id in each_id(store, tasks))
+        ids = each_id(store, tasks)
+        first = next(ids)  # it exists: a daemon is not asked for nothing
+        status = store.standing()
+        explained = (_explained(store, task_id, status) for task_id in chain([first], ids))
         if not as_json:
             for lines, _ in explained:
                 click.echo("\n".join(lines))
@@ -47,9 +51,9 @@ def command(*, tasks: tuple[int | range, ...], as_json: bool) -> None:
             print_json(next(explained)[1])
 
 
-def _explained(store: Client, task_id: int) -> tuple[list[str], dict[str, Any]]:
+def _explained(store: Client, task_id: int, status: Standing) -> tuple[list[str], dict[str, Any]]:
     """Return an explanation as lines for people, and as JSON."""
-    task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
+    task, runs = store.task(task_id, payload=False), store.runs(task_id)
     ahead = store.outlook(task_id)
     if task is None:
         raise NoTask(task_id)

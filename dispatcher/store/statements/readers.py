@@ -1,5 +1,7 @@
 """SQL that only reads. A limit is cast: see `supervisor`."""
 
+from functools import cache
+
 from dispatcher.execution import KILL_GRACE_MS, OpenRun
 from dispatcher.model import Node, Run, Task, TaskState
 from dispatcher.store.rows import columns, names
@@ -47,6 +49,13 @@ TASKS = f"SELECT {_TASK} {_TASKS}{_MATCHING}ORDER BY tasks.id DESC {_LIMIT}"
 
 TASKS_OLDEST_FIRST = f"SELECT {_TASK} {_TASKS}{_MATCHING}ORDER BY tasks.id {_LIMIT}"
 
+
+@cache
+def without_payload(statement: str) -> str:
+    """Return a statement that reads tasks without their payloads, which may be long."""
+    return statement.replace(_PAYLOAD, "NULL")
+
+
 MATCHES = f"SELECT id, state FROM tasks{_MATCHING}ORDER BY id {_LIMIT}"
 
 MATCHES_AMONG = f"""
@@ -58,26 +67,29 @@ _OF_QUEUE = "queue = COALESCE(CAST(:queue AS TEXT), queue)"
 # The tasks of a state that people look for first. Each reads an index in its order. The states that
 # `RESTING` leaves out make its partial index usable.
 RUNNING = f"""
-SELECT {_TASK} FROM runs AS open JOIN tasks ON tasks.id = open.task_id
+SELECT {_TASK_WITHOUT_PAYLOAD} FROM runs AS open JOIN tasks ON tasks.id = open.task_id
 WHERE open.outcome IS NULL AND {_OF_QUEUE} ORDER BY open.node, open.task_id {_LIMIT}
 """
 
 NEXT = f"""
-SELECT {_TASK} {_TASKS} WHERE state = 'ready' AND queue = :queue
+SELECT {_TASK_WITHOUT_PAYLOAD} {_TASKS}
+WHERE state = 'ready' AND queue = :queue
 ORDER BY priority DESC, tasks.id {_LIMIT}
 """
 
 FIRST_DUE = f"""
-SELECT {_TASK} {_TASKS} WHERE state = 'scheduled' AND {_OF_QUEUE} ORDER BY run_at, tasks.id {_LIMIT}
+SELECT {_TASK_WITHOUT_PAYLOAD} {_TASKS}
+WHERE state = 'scheduled' AND {_OF_QUEUE} ORDER BY run_at, tasks.id {_LIMIT}
 """
 
 LAST_FINISHED = f"""
-SELECT {_TASK} {_TASKS} WHERE state = CAST(:state AS TEXT) AND finished_at IS NOT NULL
+SELECT {_TASK_WITHOUT_PAYLOAD} {_TASKS}
+WHERE state = CAST(:state AS TEXT) AND finished_at IS NOT NULL
 ORDER BY finished_at DESC, tasks.id DESC {_LIMIT}
 """
 
 RESTING = f"""
-SELECT {_TASK} {_TASKS}
+SELECT {_TASK_WITHOUT_PAYLOAD} {_TASKS}
 WHERE queue = :queue AND state = CAST(:state AS TEXT) AND state <> 'ready' AND state <> 'running'
 ORDER BY tasks.id DESC {_LIMIT}
 """
