@@ -23,7 +23,7 @@ _CREDENTIALS: Final = (
     " PGPASSFILE) or a service file hold its password"
 )
 _RESOURCES: Final = "has the server room on its disk, memory, and free connections?"
-_LOG: Final = "its log says more"
+_LOG: Final = "its log has more"
 
 #: What passes: the server does not answer now, or did not let this session finish.
 _UNAVAILABLE: Final[Mapping[str, str]] = {
@@ -75,15 +75,15 @@ def translated(error: Exception, name: str, patience: float) -> DispatcherError:
         return StoreRefused(f"a text {in_words(error)}")
     if isinstance(error, psycopg.DataError) and not error.sqlstate:
         return StoreRefused("a text contains NUL, which PostgreSQL cannot store")
-    state, said = _state_of(error), _said(error)
+    state, problem = _state_of(error), _message(error)
     if state.startswith(_REFUSED):
-        return StoreRefused(said)
+        return StoreRefused(problem)
     if (remedy := _of_kind(state, _UNUSABLE)) is not None:
-        return StoreUnusable(f"{name}: {said}; {remedy}")
+        return StoreUnusable(f"{name}: {problem}; {remedy}")
     if state == _LOCKED:
-        said = f"another session has held a lock for more than {patience:g} s"
+        problem = f"another session has held a lock for more than {patience:g} s"
     if (remedy := _of_kind(state, _UNAVAILABLE)) is not None:
-        return StoreUnavailable(f"{name}: {said}; {remedy}")
+        return StoreUnavailable(f"{name}: {problem}; {remedy}")
     raise error
 
 
@@ -120,7 +120,7 @@ def _state_of(error: Exception) -> str:
     return next((known for text, known in _AT_CONNECT if text.search(str(error))), "")
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """Return the message on one line, without details: they would show values of the row."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((primary or str(error)).split())

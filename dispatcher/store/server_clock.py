@@ -11,7 +11,7 @@ from dispatcher.times import HOST_CLOCK, HostClock, StoreTime
 #: Milliseconds; a larger difference of the host's clock from the known one is a step.
 STEP: Final = 1_000
 
-#: Seconds; a reading that took longer says nothing about the host's clock.
+#: Seconds; a reading that took longer proves nothing about the host's clock.
 TOGETHER: Final = 0.5
 
 

@@ -39,7 +39,7 @@ def command(*, tasks: tuple[int | range, ...], as_json: bool) -> None:
     """
     with open_client() as store:
         ids = each_id(store, tasks)
-        first = next(ids)  # it exists: a daemon is not asked for nothing
+        first = next(ids)  # raises for an unknown id, before the daemon is read
         status = store.standing()
         explained = (_explained(store, task_id, status) for task_id in chain([first], ids))
         if not as_json:
