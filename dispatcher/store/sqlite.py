@@ -254,7 +254,7 @@ class SqliteEngine:
 
     def _fail(self, error: Exception) -> DispatcherError:
         """Roll back, let further statements fail, and return the store's error."""
-        if isinstance(error, dbapi2.ProgrammingError):
+        if isinstance(error, dbapi2.ProgrammingError) or sqlite_errors.is_of_statement(error):
             raise error
         failure = sqlite_errors.translated(error, self._path, self._patience)
         self.rollback()

@@ -44,6 +44,13 @@ def code_of(error: Exception) -> int | None:
     return getattr(error, "sqlite_errorcode", None)
 
 
+def is_of_statement(error: Exception) -> bool:
+    """Return whether a statement is wrong in itself: a bug, and no damage of the database."""
+    text = str(error)
+    is_wrong = "syntax error" in text or text == "incomplete input"
+    return is_wrong and code_of(error) == dbapi2.SQLITE_ERROR
+
+
 def translated(error: Exception, path: Path | None, patience: float) -> DispatcherError:
     """Return the store's error for one of `ERRORS`."""
     code, name = code_of(error), path or "the database in memory"

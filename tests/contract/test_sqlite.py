@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from pysqlite3 import dbapi2
 
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreUnusable
 from dispatcher.store.open import open_store
@@ -107,6 +108,16 @@ def test_a_full_disk_is_unavailable_and_nothing_is_written(path: Path) -> None:
             store.submit([new_task(payload="x" * 100_000)], now=NOW)
 
     assert not isinstance(full.value, CommitUnknown)
+
+
+@pytest.mark.parametrize("wrong", ["SELECT id FROM tasks JOIN", "SELECT id FROM JOIN tasks"])
+def test_a_wrong_statement_is_a_bug_and_never_called_damage(path: Path, wrong: str) -> None:
+    with closing(opened(path)) as store:
+        with pytest.raises(dbapi2.OperationalError), store.transaction():
+            store.engine.rows(wrong)
+
+        with store.transaction() as now:
+            assert [2] == [one.task_id for one in store.submit([new_task()], now=now)]
 
 
 def test_want_of_descriptors_is_unavailable_and_passes(path: Path) -> None:

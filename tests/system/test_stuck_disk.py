@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher import wire
 from tests.eventually import eventually
-from tests.executor.conftest import Home, home  # noqa: F401 - a fixture
+from tests.executor.conftest import Home, home, own  # noqa: F401 - fixtures
 from tests.executor.workers import lives
 
 #: Bytes of the disk.
