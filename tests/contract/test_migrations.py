@@ -15,7 +15,7 @@ from dispatcher.times import HOST_CLOCK
 
 #: Migrations to come, for what they must never do.
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
-BROKEN = "ALTER TABLE tasks ADD COLUMN shape TEXT; ALTER TABLE nothing ADD COLUMN shape TEXT;"
+BROKEN = "ALTER TABLE tasks ADD COLUMN shape TEXT; ALTER TABLE absent ADD COLUMN shape TEXT;"
 
 #: The version that this dispatcher works with.
 NOW = len(migrations.MIGRATIONS)
