@@ -94,7 +94,7 @@ def _is_directory(path: str | Path) -> bool:
 
 
 def _is_other(path: str) -> bool:
-    """Return whether a path leads to something that is no directory."""
+    """Return whether a path leads to something other than a directory."""
     try:
         return not S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 - as in `_is_missing`
     except OSError:

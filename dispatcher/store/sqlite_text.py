@@ -10,8 +10,9 @@ from dispatcher.store.engine import Batch, Values
 _BATCH: Final = re.compile(r"json_to_recordset\(CAST\(:(\w+) AS json\)\) AS (\w+)\(([^)]*)\)")
 _LOCK: Final = re.compile(r"FOR (?:UPDATE|KEY SHARE)(?: OF \w+)?(?: SKIP LOCKED)?")
 
-#: The batch of an UPDATE or INSERT that reads nothing else, and names its columns in full.
-_ONLY_SOURCE: Final = re.compile(rf"\nFROM {_BATCH.pattern}(?= WHERE|\n(?!JOIN))")
+#: The batch of an UPDATE or INSERT, which reads nothing else, and names its columns in full.
+_ONLY_SOURCE: Final = re.compile(rf"(?<=\n)FROM {_BATCH.pattern}")
+_WRITES: Final = ("UPDATE", "INSERT")
 
 
 def bound(statement: str, values: Values) -> tuple[str, Values]:
@@ -45,7 +46,7 @@ def _from_json(found: re.Match[str]) -> str:
 def _of_one_row(statement: str) -> tuple[str, dict[str, None]]:
     """Return the statement with a parameter for each column, all NULL; none if that cannot be."""
     found = _ONLY_SOURCE.search(statement)
-    if found is None:
+    if found is None or not statement.lstrip().startswith(_WRITES):
         return statement, {}
     text = _ONLY_SOURCE.sub("", statement)
     return re.sub(r"\bgiven\.", ":", text), dict.fromkeys(_names(found[3]))

@@ -6,12 +6,16 @@ import pytest
 
 from dispatcher.errors import StoreRefused, StoreUnusable
 from dispatcher.execution import RetryPolicy
+from dispatcher.model import Intent, Outcome, TaskState
 from dispatcher.store import migrate, migrations
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Row, transaction
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
-from dispatcher.times import HOST_CLOCK
+from dispatcher.times import HOST_CLOCK, StoreTime
+from dispatcher.words import Beat, Refused, Renewed
+from dispatcher.worker_api import WorkerError
+from tests.contract.helpers import new_task
 
 #: Migrations to come, for what they must never do.
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
@@ -223,3 +227,72 @@ def test_tasks_of_schema_11_get_the_built_in_retry_policy_and_their_own_kill_gra
     assert [(RetryPolicy(), 10_000), (RetryPolicy(), 7)] == [
         (run.retry, run.kill_grace_ms) for run in runs
     ]
+
+
+#: Rows of schema 11: task 1 is ending, task 2 runs, task 3 has succeeded and task 4 was pruned.
+_RUNNING_AT_11 = (
+    """
+    INSERT INTO tasks (id, state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts,
+        fence, created_at, run_at, labels, env, command, lock, owner, run_uid, lease_expires_at,
+        last_heartbeat_at, progress, note, progressed_at, ending, ending_reason, intent,
+        intent_reason)
+    VALUES
+        (1, 'running', 'x', 'q', 0, 'worker', 60, 3, 1, 1, 1, '{}', '{}', '["a"]', 'nobody''s',
+         'n', 'u1', 500, NULL, NULL, NULL, NULL, 'cancelled', 'not needed', 'cancel', 'by me'),
+        (2, 'running', 'x', 'q', 0, 'worker', 60, 3, 2, 1, 1, '{}', '{}', '["b"]', 'lock2',
+         'n', 'u2', 700, 640, 0.5, 'half', 630, NULL, NULL, NULL, NULL)
+    """,
+    """
+    INSERT INTO tasks (id, state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts,
+        fence, created_at, run_at, finished_at, labels, env, command)
+    VALUES
+        (3, 'succeeded', '', 'q', 0, 'process', 60, 3, 1, 1, 1, 9, '{}', '{}', '["c"]'),
+        (4, 'succeeded', '', 'q', 0, 'process', 60, 3, 1, 1, 1, 9, '{}', '{}', '["d"]')
+    """,
+    """
+    INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, kill_grace_ms,
+        output_path, declared, outcome, reason, ended_at, lease_expires_at)
+    VALUES
+        (2, 'u0', 1, 1, 'lock0', 'n', 1, NULL, '/o/u0', NULL, 'lost', 'silent', 5, 4),
+        (1, 'u1', 1, 1, 'lock1', 'n', 2, 7, '/o/u1', NULL, NULL, NULL, NULL, NULL),
+        (2, 'u2', 1, 2, 'lock2', 'n', 3, 8, '/o/u2', NULL, NULL, NULL, NULL, NULL),
+        (3, 'u3', 1, 1, 'lock3', 'n', 4, NULL, '/o/u3', NULL, 'succeeded', '', 9, NULL)
+    """,
+    "INSERT INTO payloads VALUES (2, '[1]')",
+    "DELETE FROM tasks WHERE id = 4",
+)
+
+
+def test_what_runs_at_an_upgrade_from_schema_11_keeps_its_claim(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrations.MIGRATIONS[:11])
+        with transaction(engine, write=True):
+            for statement in _RUNNING_AT_11:
+                engine.change(statement)
+
+        store = SqlStore(engine, migrate.adopt(engine), Clock(HOST_CLOCK))
+        at = StoreTime(650)
+        with store.transaction():
+            ending, running = store.open_runs("n")
+            beats = [Beat(task_id=1, lock="lock1"), Beat(task_id=2, lock="lock2")]
+            refused, renewed = store.heartbeat(beats, now=at)
+            earlier, live = store.runs(2)
+            task = store.task(2)
+            (new,) = store.submit([new_task()], now=at)
+
+        assert (Outcome.CANCELLED, "not needed") == (ending.ending, ending.ending_reason)
+        assert (Intent.CANCEL, "by me") == (ending.intent, ending.intent_reason)
+        assert (500, 700) == (ending.lease_expires_at, running.lease_expires_at)
+        assert (8, 640, 630) == (
+            running.kill_grace_ms,
+            running.last_heartbeat_at,
+            running.progressed_at,
+        )
+        assert Refused(WorkerError.NOT_OWNER, TaskState.RUNNING, 1) == refused
+        assert Renewed(StoreTime(710)) == renewed
+        assert (Outcome.LOST, 4) == (earlier.outcome, earlier.lease_expires_at)
+        assert (0.5, "half") == (live.progress, live.note)
+        assert task is not None
+        assert "[1]" == task.payload
+        assert 5 == new.task_id
+        assert [] == query(engine, "PRAGMA foreign_key_check")

@@ -16,6 +16,9 @@ from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_library import check_library
+from dispatcher.store.sqlite_text import bound
+from dispatcher.store.statements import moves, operators, readers, submitters
+from dispatcher.store.statements.given import rows_of
 from dispatcher.times import instant
 from tests.contract.helpers import NOW, OneByOne, new_task
 from tests.contract.sqlite_files import break_commit, opened
@@ -108,6 +111,18 @@ def test_a_full_disk_is_unavailable_and_nothing_is_written(path: Path) -> None:
             store.submit([new_task(payload="x" * 100_000)], now=NOW)
 
     assert not isinstance(full.value, CommitUnknown)
+
+
+def test_a_single_row_of_a_change_is_bound_and_every_other_batch_is_json() -> None:
+    one, two = rows_of([{"id": 1, "reason": "x"}]), rows_of([{"id": 1}, {"id": 2}])
+
+    for change in (moves.HOLD.statement, submitters.submit(("queue", "key"))):
+        text, values = bound(change, {"given": one, "now": 5})
+        assert "json_each" not in text
+        assert {"now": 5, "id": 1, "reason": "x"}.items() <= values.items()
+        assert "json_each" in bound(change, {"given": two, "now": 5})[0]
+    for other in (submitters.TASKS_WITH_KEYS, readers.OPEN_RUNS_AMONG, operators.DELETE):
+        assert "json_each" in bound(other, {"given": one})[0]
 
 
 @pytest.mark.parametrize("wrong", ["SELECT id FROM tasks JOIN", "SELECT id FROM JOIN tasks"])

@@ -41,7 +41,7 @@ def among(states: Iterable[TaskState]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """A change of state of the tasks that `given` names; `given` has their ids."""
+    """A change of state of the tasks whose ids are in `given`."""
 
     before: frozenset[TaskState]
     after: frozenset[TaskState]
