@@ -125,7 +125,15 @@ class Postgres:
             assert made.wait() == 0, log.read_text()
 
     def start(self) -> Self:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers.
+
+        It exits while sessions of one that was killed still have its shared memory.
+        """
+        self._server = None
+        eventually(self._answers)
+        return self
+
+    def _spawn(self) -> None:
         options = [part for one in SETTINGS.items() for part in ("-c", "=".join(one))]
         with (self.directory / "log").open("ab") as log:
             self._server = self._popen(
@@ -133,10 +141,10 @@ class Postgres:
                 stdout=log,
                 stderr=log,
             )
-        eventually(self._answers)
-        return self
 
     def _answers(self) -> None:
+        if self._server is None or self._server.poll() is not None:
+            self._spawn()
         try:
             self.connect().close()
         except psycopg.OperationalError as error:
