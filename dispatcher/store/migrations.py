@@ -5,8 +5,6 @@ A new database gets `schema.SCHEMA` at once.
 
 from collections.abc import Iterator
 
-from dispatcher.store.schema import definition, indexes
-
 # Checks use CASE and OR, not IN, for which SQLite builds a table at each row that it checks.
 _FIRST = """
 CREATE TABLE meta (
@@ -283,6 +281,183 @@ WHERE total_at - total_timeout_ms <> created_at;
 """
 
 # The lease of a running task moves from its row to its open run.
+_TABLES_OF_LEASES = """
+CREATE TABLE tasks (
+    id {row_id},
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    priority BIGINT NOT NULL,
+    key TEXT,
+    run_uid TEXT,
+    liveness TEXT NOT NULL,
+    lease_ttl_ms BIGINT NOT NULL,
+    attempts_used BIGINT NOT NULL DEFAULT 0,
+    max_attempts BIGINT NOT NULL,
+    deferrals BIGINT NOT NULL DEFAULT 0,
+    orphans BIGINT NOT NULL DEFAULT 0,
+    fence BIGINT NOT NULL DEFAULT 0,
+    created_at BIGINT NOT NULL,
+    run_at BIGINT NOT NULL,
+    finished_at BIGINT,
+    retried_at BIGINT,
+    total_at BIGINT,
+    fails_at BIGINT,
+    run_timeout_ms BIGINT,
+    stall_timeout_ms BIGINT,
+    start_timeout_ms BIGINT,
+    queue_timeout_ms BIGINT,
+    total_timeout_ms BIGINT,
+    kill_grace_ms BIGINT,
+    kill_signal BIGINT,
+    kill_mode TEXT,
+    backoff_min_ms BIGINT,
+    backoff_max_ms BIGINT,
+    cooldown_ms BIGINT,
+    max_deferrals BIGINT,
+    max_orphans BIGINT,
+    notify BOOLEAN NOT NULL DEFAULT FALSE,
+    profile TEXT,
+    rules TEXT,
+    cwd TEXT,
+    umask BIGINT,
+    environment_id BIGINT REFERENCES environments (id),
+    labels TEXT NOT NULL,
+    env TEXT NOT NULL,
+    command TEXT NOT NULL,
+
+    CHECK (CASE state
+           WHEN 'ready' THEN finished_at IS NULL
+           WHEN 'running' THEN finished_at IS NULL
+           WHEN 'succeeded' THEN finished_at IS NOT NULL
+           WHEN 'failed' THEN finished_at IS NOT NULL
+           WHEN 'cancelled' THEN finished_at IS NOT NULL
+           WHEN 'scheduled' THEN finished_at IS NULL
+           WHEN 'held' THEN finished_at IS NULL
+           ELSE FALSE END),
+    CHECK ((run_uid IS NOT NULL) = (state = 'running')),
+    CHECK (CASE
+           WHEN state = 'running' OR finished_at IS NOT NULL THEN fails_at IS NULL
+           WHEN state = 'ready' AND queue_timeout_ms IS NOT NULL THEN fails_at IS NOT NULL
+           ELSE fails_at IS NOT DISTINCT FROM total_at END),
+    CHECK ((total_at IS NULL) = (total_timeout_ms IS NULL)),
+    CHECK (run_timeout_ms > 0),
+    CHECK (stall_timeout_ms > 0),
+    CHECK (start_timeout_ms > 0),
+    CHECK (queue_timeout_ms > 0),
+    CHECK (total_timeout_ms > 0),
+    CHECK (kill_grace_ms >= 0),
+    CHECK (kill_signal > 0),
+    CHECK (kill_mode = 'tree' OR kill_mode = 'leader'),
+    CHECK (backoff_min_ms >= 0),
+    CHECK (backoff_max_ms >= 0),
+    CHECK (backoff_max_ms >= backoff_min_ms),
+    CHECK (cooldown_ms >= 0),
+    CHECK (max_deferrals >= 0),
+    CHECK (max_orphans >= 0),
+    CHECK (umask BETWEEN 0 AND 511),
+    CHECK (queue <> ''),
+    CHECK (liveness = 'process' OR liveness = 'worker'),
+    CHECK (lease_ttl_ms > 0),
+    CHECK (attempts_used >= 0),
+    CHECK (max_attempts >= 1),
+    CHECK (deferrals >= 0),
+    CHECK (orphans >= 0),
+    CHECK (fence >= 0)
+);
+CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id, run_at) WHERE state = 'ready';
+CREATE INDEX tasks_due ON tasks (run_at) WHERE state = 'scheduled';
+CREATE INDEX tasks_finished ON tasks (state, finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND state <> 'running';
+CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
+CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS NOT NULL;
+CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
+CREATE TABLE runs (
+    id {row_id},
+    task_id BIGINT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    uid TEXT NOT NULL UNIQUE,
+    attempt BIGINT NOT NULL,
+    fence BIGINT NOT NULL,
+    lock TEXT NOT NULL,
+    node TEXT NOT NULL,
+    liveness TEXT NOT NULL,
+    lease_ttl_ms BIGINT NOT NULL,
+    lease_expires_at BIGINT NOT NULL,
+    takeover_at BIGINT,
+    deadline_at BIGINT,
+    kill_grace_ms BIGINT,
+    claimed_at BIGINT NOT NULL,
+    started_at BIGINT,
+    last_heartbeat_at BIGINT,
+    progressed_at BIGINT,
+    progress DOUBLE PRECISION,
+    note TEXT,
+    ending TEXT,
+    ending_reason TEXT,
+    intent TEXT,
+    intent_reason TEXT,
+    declared TEXT,
+    declared_reason TEXT,
+    declared_delay_ms BIGINT,
+    declared_retry BOOLEAN,
+    ended_at BIGINT,
+    outcome TEXT,
+    reason TEXT,
+    exit_code BIGINT,
+    signal BIGINT,
+    pid BIGINT,
+    result TEXT,
+    error TEXT,
+    max_rss_bytes BIGINT,
+    cpu_seconds DOUBLE PRECISION,
+    output_path TEXT NOT NULL,
+    output_tail TEXT,
+    output_truncated BIGINT NOT NULL DEFAULT 0,
+    left_alone TEXT,
+    leftovers TEXT,
+
+    UNIQUE (task_id, fence),
+    CHECK (outcome = 'succeeded' OR outcome = 'failed' OR outcome = 'lost'
+           OR outcome = 'timed_out' OR outcome = 'stalled' OR outcome = 'oom_killed'
+           OR outcome = 'spawn_failed' OR outcome = 'deferred' OR outcome = 'held'
+           OR outcome = 'cancelled' OR outcome = 'released' OR outcome = 'orphaned'),
+    CHECK (CASE WHEN outcome IS NULL THEN ended_at IS NULL AND reason IS NULL
+           ELSE ended_at IS NOT NULL AND reason IS NOT NULL END),
+    CHECK (ending = 'succeeded' OR ending = 'failed' OR ending = 'lost'
+           OR ending = 'timed_out' OR ending = 'stalled' OR ending = 'oom_killed'
+           OR ending = 'spawn_failed' OR ending = 'deferred' OR ending = 'held'
+           OR ending = 'cancelled' OR ending = 'released' OR ending = 'orphaned'),
+    CHECK ((ending IS NULL) = (ending_reason IS NULL)),
+    CHECK (intent = 'cancel' OR intent = 'hold' OR intent = 'release' OR intent = 'retry'),
+    CHECK ((intent IS NULL) = (intent_reason IS NULL)),
+    CHECK (declared = 'succeed' OR declared = 'fail' OR declared = 'defer' OR declared = 'hold'),
+    CHECK (liveness = 'process' OR liveness = 'worker'),
+    CHECK (lease_ttl_ms > 0),
+    CHECK (lease_expires_at <= deadline_at),
+    CHECK (kill_grace_ms >= 0),
+    CHECK (progress BETWEEN 0 AND 1),
+    CHECK (attempt >= 1),
+    CHECK (fence >= 1)
+);
+CREATE UNIQUE INDEX runs_open ON runs (task_id) WHERE outcome IS NULL;
+CREATE INDEX runs_here ON runs (node, task_id) WHERE outcome IS NULL;
+CREATE INDEX runs_declared ON runs (node) WHERE declared IS NOT NULL AND outcome IS NULL;
+CREATE INDEX runs_ending ON runs (node) WHERE ending IS NOT NULL AND outcome IS NULL;
+CREATE INDEX runs_takeover ON runs (takeover_at) WHERE takeover_at IS NOT NULL AND outcome IS NULL;
+CREATE INDEX runs_closed ON runs (outcome) WHERE outcome IS NOT NULL;
+CREATE TABLE bulk_parts (
+    uid TEXT NOT NULL REFERENCES bulk_submits (uid) ON DELETE CASCADE,
+    part BIGINT NOT NULL,
+    many BIGINT NOT NULL,
+    tasks TEXT,
+    environments TEXT,
+    submitted TEXT,
+
+    PRIMARY KEY (uid, part),
+    CHECK ((tasks IS NULL) = (submitted IS NOT NULL))
+);
+CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
+"""
 _OF_THE_RUN = (
     *("liveness", "lease_ttl_ms", "takeover_at", "deadline_at", "progressed_at", "ending"),
     *("ending_reason", "intent", "intent_reason"),
@@ -307,10 +482,7 @@ _PART_COLUMNS = ("uid", "part", "many", "tasks", "environments", "submitted")
 
 
 def _leases() -> Iterator[str]:
-    """Make the tables anew, as SQLite can remove neither a column with a check nor a check.
-
-    The definitions are those of `schema`: once they change there, their present text belongs here.
-    """
+    """Make the tables anew, as SQLite can remove neither a column with a check nor a check."""
     # Closed runs have no lease, and those of a damaged database perhaps no task.
     lease = {
         **{name: f"task.{name}" for name in _OF_THE_RUN},
@@ -320,10 +492,11 @@ def _leases() -> Iterator[str]:
         "lease_expires_at": "COALESCE(task.lease_expires_at, run.lease_expires_at, run.claimed_at)",
     }
     runs = {**{name: f"run.{name}" for name in _RUN_COLUMNS}, **lease}
+    statements = [text.strip() for text in _TABLES_OF_LEASES.split(";") if text.strip()]
     yield "PRAGMA legacy_alter_table = ON"
     for table in ("tasks", "runs", "bulk_parts"):
         yield f"ALTER TABLE {table} RENAME TO old_{table}"
-        yield definition(table)
+    yield from (text for text in statements if text.startswith("CREATE TABLE "))
     tasks = dict(zip(_TASK_COLUMNS, _TASK_COLUMNS, strict=True))
     # A state of the first schema that nothing ever wrote.
     tasks["state"] = "CASE state WHEN 'waiting' THEN 'held' ELSE state END"
@@ -338,14 +511,30 @@ def _leases() -> Iterator[str]:
     yield "UPDATE sqlite_sequence SET name = substr(name, 5) WHERE substr(name, 1, 4) = 'old_'"
     for table in ("tasks", "runs", "bulk_parts"):
         yield f"DROP TABLE old_{table}"
-    for table in ("tasks", "runs", "bulk_parts"):
-        yield from indexes(table)
+    yield from (text for text in statements if not text.startswith("CREATE TABLE "))
     yield "PRAGMA legacy_alter_table = OFF"
 
 
 def _copy(table: str, values: dict[str, str], source: str) -> str:
     columns, expressions = ", ".join(values), ", ".join(values.values())
     return f"INSERT INTO {table} ({columns}) SELECT {expressions} FROM {source}"  # noqa: S608
+
+
+# Many nodes on one store: who owns a node's row, what the node has, and whether it takes work; the
+# labels that a task requires (NULL: any node); the rows that claims under one limit lock.
+_NODES = """
+ALTER TABLE nodes ADD COLUMN session TEXT NOT NULL DEFAULT '';
+ALTER TABLE nodes ADD COLUMN release TEXT NOT NULL DEFAULT '';
+ALTER TABLE nodes ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
+ALTER TABLE nodes ADD COLUMN draining TEXT;
+ALTER TABLE nodes ADD COLUMN timeline BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN requires TEXT;
+CREATE INDEX tasks_requiring ON tasks (queue, requires, run_at)
+    WHERE state = 'ready' AND requires IS NOT NULL;
+CREATE TABLE limits (
+    name TEXT PRIMARY KEY
+);
+"""
 
 
 #: One step for each version of the schema. Append; never edit a released one.
@@ -362,4 +551,5 @@ MIGRATIONS: tuple[str, ...] = (
     _ENVIRONMENTS,
     _RETRIED,
     ";".join(_leases()),
+    _NODES,
 )

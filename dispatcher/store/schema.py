@@ -33,7 +33,12 @@ CREATE TABLE nodes (
     hostname TEXT NOT NULL,
     slots BIGINT NOT NULL,
     seen_at BIGINT NOT NULL,
-    seen_interval_ms BIGINT NOT NULL
+    seen_interval_ms BIGINT NOT NULL,
+    session TEXT NOT NULL DEFAULT '',
+    release TEXT NOT NULL DEFAULT '',
+    labels TEXT NOT NULL DEFAULT '{{}}',
+    draining TEXT,
+    timeline BIGINT NOT NULL DEFAULT 0
 );
 
 -- In a boot (`reckoning`) store time is the boot clock + `boot_ms`, the host's `ahead_ms` more.
@@ -100,6 +105,7 @@ CREATE TABLE tasks (
     labels TEXT NOT NULL,
     env TEXT NOT NULL,
     command TEXT NOT NULL,
+    requires TEXT,
 
     CHECK (CASE state
            WHEN 'ready' THEN finished_at IS NULL
@@ -146,6 +152,8 @@ CREATE INDEX tasks_finished ON tasks (state, finished_at) WHERE finished_at IS N
 CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND state <> 'running';
 CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS NOT NULL;
+CREATE INDEX tasks_requiring ON tasks (queue, requires, run_at)
+    WHERE state = 'ready' AND requires IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
 -- Apart, because a task's row is rewritten whole at each move.
@@ -235,6 +243,11 @@ CREATE TABLE paused_queues (
     paused_at BIGINT NOT NULL
 );
 
+-- Claims that share a limit lock its row: `queue:NAME` for a queue's limit on all nodes.
+CREATE TABLE limits (
+    name TEXT PRIMARY KEY
+);
+
 -- Bulk submits, whose parts become tasks: see `submits`.
 CREATE TABLE bulk_submits (
     uid TEXT PRIMARY KEY,
@@ -266,19 +279,3 @@ def is_shared(url: str) -> bool:
 def is_name(name: str) -> bool:
     """Return whether a schema on a server may have this name."""
     return _NAME.fullmatch(name) is not None
-
-
-def definition(table: str) -> str:
-    """Return the statement that creates a table."""
-    (found,) = (text for text in _statements() if text.startswith(f"CREATE TABLE {table} "))
-    return found
-
-
-def indexes(table: str) -> list[str]:
-    """Return the statements that create a table's indexes."""
-    return [text for text in _statements() if " INDEX " in text and f" ON {table} (" in text]
-
-
-def _statements() -> list[str]:
-    """Return the statements without the comments before them."""
-    return [text[text.index("CREATE") :] for text in SCHEMA.split(";") if text.strip()]

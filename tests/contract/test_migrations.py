@@ -44,6 +44,17 @@ def definition(engine: SqliteEngine) -> set[Row]:
     return set(query(engine, "SELECT type, name, sql FROM sqlite_schema"))
 
 
+def layout(engine: SqliteEngine) -> set[Row]:
+    """Return the columns of all tables, and the definitions of all indexes."""
+    columns = query(
+        engine,
+        """SELECT sqlite_schema.name, info.name, info.type, info."notnull", info.dflt_value
+        FROM sqlite_schema JOIN pragma_table_info(sqlite_schema.name) AS info""",
+    )
+    indexes = query(engine, "SELECT name, sql FROM sqlite_schema WHERE type = 'index'")
+    return {*columns, *indexes}
+
+
 def version(engine: SqliteEngine) -> str:
     """Return the schema's version as it was written."""
     ((number,),) = query(engine, "SELECT value FROM meta WHERE key = 'schema_version'")
@@ -62,15 +73,24 @@ def test_all_migrations_make_the_fresh_schema(tmp_path: Path, migrations: tuple[
         assert version(fresh) == version(old) == str(len(migrations))
 
 
+def test_the_migrations_make_the_tables_that_a_new_database_gets_at_once(tmp_path: Path) -> None:
+    with database(tmp_path / "new.db") as new, database(tmp_path / "old.db") as old:
+        migrate.create(new)
+        migrate.create(old, migrations.MIGRATIONS)
+
+        assert layout(new) == layout(old)
+        assert version(new) == version(old)
+
+
 def test_an_upgrade_keeps_what_was_stored(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
         migrate.create(engine)
         with transaction(engine, write=True):
-            engine.change("INSERT INTO nodes VALUES ('n', 'b', 'p', 'h', 1, 2, 3)")
+            engine.change("INSERT INTO paused_queues VALUES ('ci', 'upgrade', 7)")
 
         migrate.adopt(engine, (*migrations.MIGRATIONS, COLOUR))
 
-        assert query(engine, "SELECT * FROM nodes") == [("n", "b", "p", "h", 1, 2, 3)]
+        assert query(engine, "SELECT * FROM paused_queues") == [("ci", "upgrade", 7)]
 
 
 def test_an_upgrade_happens_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -296,3 +316,22 @@ def test_what_runs_at_an_upgrade_from_schema_11_keeps_its_claim(tmp_path: Path) 
         assert "[1]" == task.payload
         assert 5 == new.task_id
         assert [] == query(engine, "PRAGMA foreign_key_check")
+
+
+def test_nodes_and_tasks_of_schema_12_have_no_labels_and_take_work(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrations.MIGRATIONS[:12])
+        with transaction(engine, write=True):
+            engine.change("INSERT INTO nodes VALUES ('n', 'b', 'p', 'h', 4, 2, 3)")
+            engine.change(
+                "INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms,"
+                " max_attempts, created_at, run_at, labels, env, command)"
+                " VALUES ('ready', '', 'q', 0, 'process', 1, 3, 1, 1, '{}', '{}', '[\"x\"]')"
+            )
+
+        migrate.adopt(engine)
+
+        node = "session, release, labels, draining, timeline"
+        assert [("", "", "{}", None, 0)] == query(engine, f"SELECT {node} FROM nodes")
+        assert [(None,)] == query(engine, "SELECT requires FROM tasks")
+        assert [] == query(engine, "SELECT * FROM limits")
