@@ -528,6 +528,7 @@ ALTER TABLE nodes ADD COLUMN release TEXT NOT NULL DEFAULT '';
 ALTER TABLE nodes ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
 ALTER TABLE nodes ADD COLUMN draining TEXT;
 ALTER TABLE nodes ADD COLUMN timeline BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN listen TEXT;
 ALTER TABLE tasks ADD COLUMN requires TEXT;
 CREATE INDEX tasks_requiring ON tasks (queue, requires, run_at)
     WHERE state = 'ready' AND requires IS NOT NULL;

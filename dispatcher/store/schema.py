@@ -38,7 +38,8 @@ CREATE TABLE nodes (
     release TEXT NOT NULL DEFAULT '',
     labels TEXT NOT NULL DEFAULT '{{}}',
     draining TEXT,
-    timeline BIGINT NOT NULL DEFAULT 0
+    timeline BIGINT NOT NULL DEFAULT 0,
+    listen TEXT
 );
 
 -- In a boot (`reckoning`) store time is the boot clock + `boot_ms`, the host's `ahead_ms` more.

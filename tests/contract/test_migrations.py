@@ -331,7 +331,7 @@ def test_nodes_and_tasks_of_schema_12_have_no_labels_and_take_work(tmp_path: Pat
 
         migrate.adopt(engine)
 
-        node = "session, release, labels, draining, timeline"
-        assert [("", "", "{}", None, 0)] == query(engine, f"SELECT {node} FROM nodes")
+        node = "session, release, labels, draining, timeline, listen"
+        assert [("", "", "{}", None, 0, None)] == query(engine, f"SELECT {node} FROM nodes")
         assert [(None,)] == query(engine, "SELECT requires FROM tasks")
         assert [] == query(engine, "SELECT * FROM limits")
