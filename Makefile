@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo picture test format lint types layers modules pytest test-busy test-system docs fuzz \
+.PHONY: help demo demo-hosts picture test format lint types layers modules pytest test-busy test-system docs fuzz \
 	bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
+	@echo "make demo-hosts  two hosts share a PostgreSQL server, and one of them dies"
 	@echo "make picture redraw the demo picture of the README"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
 	@echo "make test-busy  every test, five times, under four busy loops: half an hour"
@@ -25,6 +26,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/dispatcher demo
+
+demo-hosts: $(STAMP)
+	$(BIN)/python -P -m dispatcher.demo.hosts
 
 # What the README shows.
 picture: $(STAMP)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from dispatcher.config import places
+from dispatcher.config import absence, places
 from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE, config_home, user_file
 from dispatcher.config.settings import (
     DaemonSection,
@@ -24,6 +24,7 @@ from dispatcher.config.settings import (
 from dispatcher.config.task_settings import Defaults, Profile, Queue
 from dispatcher.errors import ConfigError
 from dispatcher.host import owner
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.schema import is_shared
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def on_stop(self) -> Literal["drain", "leave"]:
         """What SIGTERM to the daemon does."""
         return self.daemon.on_stop or ("drain" if self.executor.mode == "embedded" else "leave")
+
+    @property
+    def absence_limit_ms(self) -> Milliseconds | None:
+        """How long runs may go on while no daemon confirms their claims; None: for ever."""
+        return absence.limit(self.executor, self.store_url)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -190,7 +196,8 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     if not places_certain and settings.node.runtime_dir is None:
         # It is derived from what may be mistaken.
         impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
-    mistakes += [f"{file or 'built-in defaults'}: {what}" for what in impossible]
+    together = [*impossible, *absence.mistakes(config.executor, config.leases, config.store_url)]
+    mistakes += [f"{file or 'built-in defaults'}: {what}" for what in together]
     if len(mistakes) > len(config.mistakes):
         raise Mistaken(
             mistakes,

@@ -194,6 +194,7 @@ def effective(config: Config, environ: Mapping[str, str] = os.environ) -> Iterat
         ("store", "url"): config.store_url,
         ("store", "schema"): config.store_schema,
         ("daemon", "on_stop"): config.on_stop,
+        ("executor", "absence_limit"): _plain_value(config.absence_limit_ms or "never"),
     }
     for key in every_key():
         section, _, named = key.section.partition(".")

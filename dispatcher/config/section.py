@@ -27,6 +27,14 @@ LEAST_INTERVAL = Milliseconds(20)
 #: may be slow.
 LEAST_ABSENCE = Milliseconds(1_000)
 
+#: The same where the store is on a server: an answer of it may take 2 s.
+LEAST_SHARED_ABSENCE = Milliseconds(2_000)
+
+#: The shortest time between the end of a silent node's runs and their takeover: its executor may
+#: give a daemon that comes back at the last moment 2 s to confirm them (protocol 1.10), and has a
+#: second to kill and to find its processes.
+LEAST_MARGIN = Milliseconds(3_000)
+
 #: The shortest interval between two writes of the metrics' file.
 LEAST_METRICS_INTERVAL = Milliseconds(1_000)
 

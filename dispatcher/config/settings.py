@@ -84,9 +84,10 @@ class ExecutorSection(Section, frozen=True):
     mode: Annotated[Literal["embedded", "external"], Meta(examples=["external"])] = "embedded"
     """Whether the daemon starts an executor if none runs (`embedded`), or waits for one that has a
     unit of its own (`external`)."""
-    absence_limit: Annotated[str, Meta(examples=["5m"])] = "never"
-    """How long runs may go on while no daemon confirms their claims; then the executor ends them. A
-    duration, or `never`."""
+    absence_limit: Annotated[str, Meta(examples=["5m"])] | None = None
+    """How long runs may go on while no daemon confirms their claims; then the executor ends them,
+    and other nodes that share the store run their tasks. A duration, or `never`: then no other node
+    ever does. Left out: 5 min if the store is on a server, otherwise `never`."""
 
     def _mistakes(self) -> Iterator[str]:
         try:
@@ -102,8 +103,8 @@ class ExecutorSection(Section, frozen=True):
 
     @property
     def absence_limit_ms(self) -> Milliseconds | None:
-        """How long runs may go on without a daemon; None: for ever."""
-        return duration_or_never(self.absence_limit)
+        """How long runs may go on without a daemon, if it is given; None: for ever."""
+        return duration_or_never(self.absence_limit or "never")
 
 
 class LeasesSection(Section, frozen=True):
@@ -119,7 +120,8 @@ class LeasesSection(Section, frozen=True):
     """How often the daemon looks for abandoned claims. Left out: 5 s, or half of the shortest lease
     if that is less."""
     takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
-    """How long other nodes wait to take over runs that a silent node must have ended."""
+    """How long other nodes wait to take over runs that a silent node must have ended. At least 3 s
+    if the store is on a server and there is an `absence_limit`."""
     kill_grace_ms: TenSeconds = Milliseconds(KILL_GRACE_MS)
     """Time between the kill signal and SIGKILL, for tasks that are submitted without their own: a
     change of it changes no submitted task."""

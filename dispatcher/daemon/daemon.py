@@ -209,7 +209,7 @@ def settings(
     config: Config, node: str, variables: Variables, *, until_idle: bool
 ) -> SupervisorSettings:
     """Return what the supervisor needs of the configuration."""
-    leases, absence_ms = config.leases, config.executor.absence_limit_ms
+    leases, absence_ms = config.leases, config.absence_limit_ms
     retention_ms = config.output.retention_ms
     return SupervisorSettings(
         node_id=node,

@@ -14,6 +14,7 @@ LARGEST = 2 * 1024 * 1024
 
 #: Files that compress only after a pause: they are running when the daemon is killed.
 SLOW = 3
+SLOW_PAUSE = 3.0
 
 _COMPRESS = 'exec gzip < "$1" > "$2"'
 
@@ -32,8 +33,10 @@ def largest(folder: Path) -> list[Path]:
 class Job:
     """The files, and where their compressed forms go."""
 
-    def __init__(self, files: Sequence[Path], results: Path) -> None:
+    def __init__(self, files: Sequence[Path], results: Path, *, pause: float = 0) -> None:
+        """`pause`: seconds before each file that is not one of the slow ones."""
         self._files = files
+        self._pause = pause
         self._results = results
         results.mkdir()
 
@@ -43,7 +46,8 @@ class Job:
     def commands(self) -> Iterator[list[str]]:
         """Yield the command that compresses each file."""
         for number, file in enumerate(self._files):
-            script = f"sleep 3; {_COMPRESS}" if number < SLOW else _COMPRESS
+            pause = SLOW_PAUSE if number < SLOW else self._pause
+            script = f"sleep {pause:g}; {_COMPRESS}" if pause else _COMPRESS
             yield ["sh", "-c", script, "gzip", str(file), str(self._result(number))]
 
     def intact(self) -> int:

@@ -12,7 +12,7 @@ from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.demo.cast import Part
 from dispatcher.demo.files import SLOW, Job
-from dispatcher.demo.screen import Screen, TaskRow
+from dispatcher.demo.screen import DemoFailed, Screen, TaskRow
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.overview import Status
 from dispatcher.submission import TaskOptions
@@ -39,10 +39,6 @@ LOOK = 0.1
 PATIENCE = 120.0
 
 _FINISHED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.HELD)
-
-
-class DemoFailed(Exception):
-    """The play could not go on; the message ends with the daemon's last lines."""
 
 
 class Play:

@@ -23,6 +23,10 @@ _COLOURS = (
 )
 
 
+class DemoFailed(Exception):
+    """The play could not go on; the message ends with the daemon's last lines."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """The state of one task, or of all the files together."""

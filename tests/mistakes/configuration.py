@@ -216,6 +216,18 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             "or leave it out",
         ),
         _checked(
+            "runs that a server's node could not confirm in time",
+            '[store]\nurl = "postgresql://db/tasks"\n[executor]\nabsence_limit = "1s"\n',
+            " executor.absence_limit: 1s is less than 2s, which a healthy daemon may need to "
+            "confirm its claims on a server; raise it",
+        ),
+        _checked(
+            "runs that another node would take over while they end",
+            '[store]\nurl = "postgresql://db/tasks"\n[leases]\ntakeover_margin = "1s"\n',
+            " leases.takeover_margin: 1s is less than 3s, in which the executor of a node that was "
+            "cut off may still be ending its runs; raise it",
+        ),
+        _checked(
             "a shortest back-off above the longest",
             '[retry]\nbackoff_min = "20m"\nbackoff_max = "10m"\n',
             "2: retry.backoff_min: 20m is more than backoff_max (10m); lower it or raise that",

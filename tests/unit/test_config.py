@@ -725,6 +725,50 @@ def test_root_that_became_a_user_is_given_commands_of_root(
     assert "systemctl start dispatcher" == system.start_command()
 
 
+ON_A_SERVER = '[store]\nurl = "postgresql://db.example/tasks"\n'
+
+
+@pytest.mark.parametrize(
+    ("written", "limit"),
+    [
+        ("", 300_000),
+        ('[executor]\nabsence_limit = "never"', None),
+        ('[executor]\nabsence_limit = "2s"', 2_000),
+    ],
+)
+def test_runs_of_a_store_on_a_server_go_on_unconfirmed_for_5_minutes_by_default(
+    file: Path, written: str, limit: int | None
+) -> None:
+    config = read(file, ON_A_SERVER + written)
+
+    assert limit == config.absence_limit_ms
+    assert read(file, "").absence_limit_ms is None
+
+
+@pytest.mark.parametrize(
+    ("written", "mistakes"),
+    [
+        ('[executor]\nabsence_limit = "1.9s"', ["executor.absence_limit: 1900ms is less than 2s"]),
+        ('[leases]\ntakeover_margin = "2.9s"', ["leases.takeover_margin: 2900ms is less than 3s"]),
+        ('[executor]\nabsence_limit = "never"\n[leases]\ntakeover_margin = "0s"', []),
+    ],
+)
+def test_times_with_which_two_nodes_might_run_one_task_are_mistakes_on_a_server_alone(
+    file: Path, written: str, mistakes: list[str]
+) -> None:
+    """An executor may give a daemon that returns 2 s more: the margin is longer."""
+    found = []
+    try:
+        read(file, ON_A_SERVER + written)
+    except Mistaken as error:
+        found = [line.removeprefix(f"{file}: ") for line in error.mistakes]
+
+    assert len(mistakes) == len(found)
+    for mistake, line in zip(mistakes, found, strict=True):
+        assert line.startswith(mistake)
+    read(file, written)
+
+
 def test_an_absence_limit_is_a_duration_or_never(file: Path) -> None:
     assert read(file, '[executor]\nabsence_limit = "never"').executor.absence_limit_ms is None
     limit = read(file, '[executor]\nabsence_limit = "1.5s"').executor.absence_limit_ms

@@ -11,9 +11,9 @@ from dispatcher.cli.options import examples
 from dispatcher.cli.param_types import FILE
 from dispatcher.demo.cast import cast
 from dispatcher.demo.files import SLOW, Job, largest
-from dispatcher.demo.play import DemoFailed, Play
+from dispatcher.demo.play import Play
 from dispatcher.demo.proof import checks
-from dispatcher.demo.screen import Screen
+from dispatcher.demo.screen import DemoFailed, Screen
 from dispatcher.exit_codes import ExitCode
 
 
