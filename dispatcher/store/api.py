@@ -427,7 +427,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def confirm(self, node: str, until: StoreTime | None) -> int:
         """Confirm all claims of a node until a time (None: for ever); return how many.
 
-        Another node may take each after that time and its kill grace.
+        Another node may take each after that time and its kill grace. A claim that was confirmed
+        for longer, as by a daemon with a longer limit, keeps that: so does its executor.
         """
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:

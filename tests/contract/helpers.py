@@ -46,16 +46,24 @@ class OneByOne:
         task_id: int = self.submit([new_task(**wanted)], now=NOW)[0].task_id
         return task_id
 
-    def claimed(self, *, node: str = NODE, **wanted: Any) -> Claim:
+    def claimed(self, *, node: str = NODE, until: StoreTime | None = None, **wanted: Any) -> Claim:
         """Submit a task to a queue of its own and claim it."""
         self.new(**{"queue": "own", **wanted})
-        (claim,) = self.take(wanted.get("queue", "own"), node=node)
+        (claim,) = self.take(wanted.get("queue", "own"), node=node, until=until)
         return claim
 
     def take(
-        self, queue: str = "default", *, limit: int = 1, node: str = NODE, now: StoreTime = NOW
+        self,
+        queue: str = "default",
+        *,
+        limit: int = 1,
+        node: str = NODE,
+        until: StoreTime | None = None,
+        now: StoreTime = NOW,
     ) -> list[Claim]:
-        claims: list[Claim] = self.claim(queue, limit=limit, node=node, output_dir="/out", now=now)
+        claims: list[Claim] = self.claim(
+            queue, limit=limit, node=node, output_dir="/out", until=until, now=now
+        )
         return claims
 
     def end(self, claim: Claim, *, now: StoreTime = NOW, **facts: Any) -> bool:

@@ -78,9 +78,9 @@ def test_ac1_r01_one_beat_moves_expiry_and_takeover_together(store: OneByOne, cl
 
 
 def test_a_beat_for_a_node_leaves_the_nodes_own_clock_alone(store: OneByOne) -> None:
-    claim = store.claimed(kill_grace_ms=0)
+    claim = store.claimed(kill_grace_ms=0, until=later(1))
     store.heartbeat([beat(claim)], now=later(7))
-    assert store.lease("takeover_at", claim.task_id) is None
+    assert later(1) == store.lease("takeover_at", claim.task_id)
 
     store.confirm(NODE, later(5))
     store.heartbeat([beat(claim)], now=later(8))
@@ -170,8 +170,7 @@ def test_r09_a_local_expiry_of_a_wrong_clock_counts_as_expired(
 
 
 def test_a_claim_of_a_node_is_stranded_for_others_from_its_takeover_on(shared: OneByOne) -> None:
-    claim = shared.claimed(kill_grace_ms=0)
-    assert [] == stranded(shared, 10**9, node="other")  # NULL: never
+    claim = shared.claimed(kill_grace_ms=0, until=later(50))
 
     assert 1 == shared.confirm(NODE, later(100))
 
@@ -198,8 +197,30 @@ def test_in_an_embedded_store_all_claims_of_other_nodes_are_stranded(
     assert [] == abandoned(store, 0)
 
 
+def test_a_takeover_is_never_moved_back_as_the_executors_deadline_is_not(shared: OneByOne) -> None:
+    """A daemon that is started again with a shorter limit is cut off before its executor obeys."""
+    claim = shared.claimed(kill_grace_ms=0, until=later(300))
+
+    shared.confirm(NODE, later(20))
+
+    assert [] == stranded(shared, 299, node="other")
+    assert [claim.run_uid] == stranded(shared, 300, node="other")
+
+
+def test_a_claim_that_was_made_or_confirmed_for_ever_is_nobody_elses(shared: OneByOne) -> None:
+    """Its executor has no deadline, or one that is years away."""
+    shared.claimed(queue="a")
+    shared.claimed(queue="b", until=later(50))
+    shared.confirm(NODE, None)
+
+    shared.confirm(NODE, later(100))
+
+    assert [] == stranded(shared, 10**9, node="other")
+    assert shared.next_takeover("other", now=NOW) is None
+
+
 def test_no_node_takes_its_own_claims(store: OneByOne) -> None:
-    store.claimed()
+    store.claimed(until=later(50))
     store.confirm(NODE, later(100))
 
     assert [] == stranded(store, 10**9)
@@ -240,7 +261,7 @@ def test_a_local_claim_and_the_next_run_of_its_task_have_the_same_kill_grace(
 
 
 def test_the_ending_of_a_nodes_run_does_not_make_it_stranded(shared: OneByOne) -> None:
-    claim = shared.claimed()
+    claim = shared.claimed(until=later(50))
     shared.confirm(NODE, later(100))
     shared.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)
 

@@ -52,10 +52,10 @@ def claim_local(world: World, **facts: Any) -> Claim:
 def claim_elsewhere(world: World, *, takeover_in: float | None) -> Claim:
     world.submit("work", queue="far", kill_grace_ms=0)
     with world.store.transaction() as now:
-        (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/o", now=now)
-        if takeover_in is not None:
-            until = StoreTime(now + round(takeover_in * 1000))
-            world.store.confirm("far", until)
+        until = None if takeover_in is None else StoreTime(now + round(takeover_in * 1000))
+        (claim,) = world.store.claim(
+            "far", limit=1, node="far", output_dir="/o", until=until, now=now
+        )
     return claim
 
 

@@ -20,11 +20,13 @@ def world() -> World:
     return World()
 
 
-def claimed_before(world: World, **facts: Any) -> Claim:
-    """Claim a task as the node did from which this database came."""
-    world.submit("work", **{"queue": "far", **facts})
+def claimed_before(world: World, *, over: bool = False, **facts: Any) -> Claim:
+    """Claim a task as the node did from which this database came; `over`: its takeover has come."""
+    world.submit("work", **{"queue": "far", "kill_grace_ms": 0, **facts})
     with world.store.transaction() as now:
-        (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/far", now=now)
+        (claim,) = world.store.claim(
+            "far", limit=1, node="far", output_dir="/far", until=now if over else None, now=now
+        )
     return claim
 
 
@@ -88,9 +90,7 @@ def test_survivors_of_one_run_keep_no_other(world: World) -> None:
 
 
 def test_it_is_looked_at_only_at_each_scan(world: World) -> None:
-    claim = claimed_before(world)
-    with world.store.transaction() as now:
-        world.store.confirm("far", now)  # whose takeover has come
+    claim = claimed_before(world, over=True)
     world.executor.alive[claim.run_uid] = ALIVE
     world.start()
     looks = world.executor.looks

@@ -108,8 +108,11 @@ WHERE runs.uid = given.uid AND runs.outcome IS NULL
 """
 
 # No row is left out: a deadline that is not renewed may pass.
+# An executor never moves a kill deadline back. So neither is a takeover, which comes after it.
 CONFIRM = """
-UPDATE runs SET takeover_at = :until + COALESCE(kill_grace_ms, 0)
+UPDATE runs SET takeover_at = CASE
+    WHEN takeover_at IS NULL OR takeover_at > :until + COALESCE(kill_grace_ms, 0) THEN takeover_at
+    ELSE :until + COALESCE(kill_grace_ms, 0) END
 WHERE outcome IS NULL AND node = :node
 """
 
