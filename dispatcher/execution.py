@@ -1,6 +1,6 @@
 """One execution of a task: its claim, its open run, its settlement."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -208,3 +208,18 @@ class Settlement:
     """Names of processes that outlived its leader and were ended."""
     output_truncated: int = 0
     """Bytes of output that it removed itself by truncating the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Tasks by their ids, by those of their runs, and by the node on which they run."""
+
+    tasks: Collection[int] = ()
+    runs: Collection[RunUid] = ()
+    node: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.tasks or self.runs) or self.node is not None
+
+
+NO_ROWS: Final = Rows()

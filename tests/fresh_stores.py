@@ -7,6 +7,22 @@ from tempfile import TemporaryDirectory
 
 from dispatcher.store.open import open_store
 
+# A store on a server; twenty times cheaper than to make its tables anew.
+EMPTY = """
+SET session_replication_role = replica;
+DO $$
+DECLARE name TEXT;
+BEGIN
+    FOR name IN
+        SELECT tablename FROM pg_tables WHERE schemaname = 'dispatcher' AND tablename <> 'meta'
+    LOOP
+        EXECUTE format('DELETE FROM dispatcher.%I', name);
+    END LOOP;
+    PERFORM setval(format('dispatcher.%I', sequencename), 1, false)
+    FROM pg_sequences WHERE schemaname = 'dispatcher';
+END $$
+"""
+
 
 def put_fresh_store(state_dir: Path) -> None:
     """Write a store's database, and its identity, into a directory that exists."""

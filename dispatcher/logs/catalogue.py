@@ -204,6 +204,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={**RUN, "owner": str, "reason": str},
         ),
+        "claim.lost": Event(
+            "Another node has taken a claim of this one, which was silent or cut off for too long:"
+            " its run is ended here, and nothing of it is recorded.",
+            "warning",
+            fields=RUN,
+        ),
         "task.claimed": Event(
             "A task was claimed; its run is open and about to start.", fields=RUN
         ),
@@ -232,7 +238,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={**RUN, "state": str},
         ),
         "run.unknown": Event(
-            "The executor has a run that the store does not know; it is ended.",
+            "The executor has a run that is not open in the store; it is ended.",
             "warning",
             fields={"run": str, "pid": int | None},
         ),

@@ -119,6 +119,7 @@ def _writer(
     """Return what changes some tasks in a transaction; repeated, it returns the first answers."""
 
     def write(now: StoreTime) -> list[Edited]:
+        store.lock_for_edit(task_ids, given.get("queue"))
         store.watch_clock()
         settle_all_abandoned(store, now)
         meant = task_ids

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dispatcher import commits
 from dispatcher.config.config import Config
+from dispatcher.execution import Rows
 from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
 from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
@@ -52,6 +53,7 @@ class _Intended:
         """Return what writes it in a transaction; called again, that returns the first answers."""
 
         def do(now: StoreTime) -> list[IntentResult]:
+            self.store.lock_rows(Rows(tasks=task_ids))
             self.store.watch_clock()
             settle_all_abandoned(self.store, now)
             meant = self._meant(task_ids)

@@ -6,7 +6,7 @@ from itertools import takewhile
 from dispatcher import commits, submission
 from dispatcher.config.config import Config
 from dispatcher.errors import NoLock, QueuePaused
-from dispatcher.execution import LOCAL, Claim
+from dispatcher.execution import LOCAL, Claim, Rows
 from dispatcher.model import Outcome, PausedQueue, TaskState
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime, sleep
@@ -61,6 +61,7 @@ class LocalClaims:
         """Release a claim: its lock is void, and its task is as before."""
 
         def release(now: StoreTime) -> None:
+            self._store.lock_rows(Rows(tasks=[claim.task_id]))
             self._store.begin_ending(claim.run_uid, Outcome.RELEASED, reason, now=now)
             settle_all_abandoned(self._store, now)
 
@@ -86,6 +87,7 @@ class LocalClaims:
         assert isinstance(declaration, Declaration)
 
         def declare(now: StoreTime) -> Accepted | Refused:
+            self._store.lock_rows(Rows(tasks=[task_id]))
             answer = self._store.declare(declaration, now=now)
             settle_all_abandoned(self._store, now)
             return answer
@@ -98,6 +100,8 @@ class LocalClaims:
     ) -> Claim | None:
         from uuid import uuid4  # noqa: PLC0415 - no submit needs it
 
+        if task_id is not None:
+            self._store.lock_rows(Rows(tasks=[task_id]))
         self._store.watch_clock()
         settle_all_abandoned(self._store, now)
         self._store.move_due(limit=DUE_BATCH, now=now)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
-from dispatcher.execution import Claim, OpenRun, Settlement, StartedRun
+from dispatcher.execution import NO_ROWS, Claim, OpenRun, Rows, Settlement, StartedRun
 from dispatcher.model import (
     FINISHED,
     GivenUp,
@@ -69,6 +69,15 @@ class Transactions(Protocol):
         A step is a difference of at least a second. Within a boot no step moves the store's time.
         A new boot starts from the host's clock, but never before the last setting, the nodes, the
         newest task and run, the last finish and the last beat of open runs.
+        """
+
+    def lock_rows(self, tasks: Rows, runs: Rows = NO_ROWS) -> set[RunUid]:
+        """Lock tasks with their open runs, then other open runs: those that others may change.
+
+        The first call of a transaction that decides by what it reads of them, or changes several:
+        what is read after it stays until the commit, and it alone may wait for others. Returns
+        those of the runs named by uid that are not open. An embedded store has one writer at a
+        time; it locks nothing and returns none.
         """
 
 
@@ -282,6 +291,9 @@ class OperatorStore(ReaderStore, Protocol):
         By intent, if it would be held when its run is settled, and it could be released then.
         """
 
+    def lock_for_edit(self, task_ids: Collection[int], queue: str | None) -> None:
+        """Lock tasks as `lock_rows` does, before they are read for `edit`; with their new queue."""
+
     def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
         """Write what differs between a task, as it is in this transaction, and its new value.
 
@@ -381,6 +393,12 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         process, latest first, without those whose leftovers may go on.
         """
 
+    def take_run(self, uid: RunUid) -> OpenRun | None:
+        """Return an open run, locked with its task; None while others have either locked, too.
+
+        Of what is then read, and decided, nothing changes until the commit.
+        """
+
     def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         """Record pid and start of open runs, and begin their leases anew; return how many."""
 
@@ -414,7 +432,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         """Record the decision to end an open run; from now on its lock allows nothing.
 
-        The first ending stays: False, and nothing written, if there is one, or the run is closed.
+        The first ending stays: False, and nothing written, if there is one, or the run is closed,
+        or others have its row locked.
         """
 
     def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
@@ -424,24 +443,27 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         `policy.settle` has applied, is over with the run.
         """
 
-    def confirm(self, node: str, until: StoreTime | None) -> int:
-        """Confirm all claims of a node until a time (None: for ever); return how many.
+    def confirm(self, node: str, until: StoreTime | None) -> set[RunUid]:
+        """Confirm all claims of a node until a time (None: for ever); return their runs.
 
         Another node may take each after that time and its kill grace. A claim that was confirmed
-        for longer, as by a daemon with a longer limit, keeps that: so does its executor.
+        for longer, as by a daemon with a longer limit, keeps that: so does its executor. A run of
+        this node that is not returned is no longer its own. Lock the rows of the node first.
         """
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
-        """Return at most `limit` local claims that may be settled.
+        """Return at most `limit` local claims that may be settled, locked with their tasks.
 
-        Past `takeover_at`, ending, declared, or with an expiry beyond twice the ttl from now.
+        Past `takeover_at`, ending, declared, or with an expiry beyond twice the ttl from now. Those
+        that others have locked are left out.
         """
 
     def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
         """Return other nodes' runs past `takeover_at`, to be settled once none of them lives here.
 
         An embedded store has one node, the caller: all other runs in it come from before a restore
-        or a move, and are returned at once. The oldest run comes first.
+        or a move, and are returned at once. The oldest run comes first. They are locked with their
+        tasks; those that others have locked are left out.
         """
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:

@@ -74,10 +74,10 @@ def shortened(task: NewTask) -> dict[str, Any]:
     return {name: value for name, value in values if value != _DEFAULTS[name]}
 
 
-def left(engine: Engine, uid: str, *, statement: str = sql.NEXT_PART) -> Iterator[Part]:
+def left(engine: Engine, uid: str) -> Iterator[Part]:
     """Yield, in order, the accepted parts that are not tasks yet."""
     after: object = -1
-    while rows := engine.rows(statement, {"uid": uid, "after": after}):
+    while rows := engine.rows(sql.NEXT_PART, {"uid": uid, "after": after}):
         after, text, environments = rows[0]
         yield (after, *_part_from(text, environments))
 

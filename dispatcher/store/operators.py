@@ -6,7 +6,7 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from dispatcher.execution import Claim, OpenRun
+from dispatcher.execution import Claim, OpenRun, Rows
 from dispatcher.model import FINISHED, Intent, Outcome, Pruned, Task, TaskFilter, TaskState
 from dispatcher.selection import CHANGES
 from dispatcher.store import claims, moves
@@ -15,6 +15,7 @@ from dispatcher.store.parameters import edit_parameters, edited_columns
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import claims as claims_sql
+from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements import submitters as submitters_sql
 from dispatcher.store.statements.given import rows_of
@@ -65,6 +66,12 @@ class SqlOperator(SqlReader):
         values = {**edit_parameters(before, after, now), **changed}
         return self._announce(self.engine.change(sql.edit(tuple(changed)), values) > 0)
 
+    def lock_for_edit(self, task_ids: Collection[int], queue: str | None) -> None:
+        self.lock_rows(Rows(tasks=task_ids))
+        if queue is not None and self.engine.dialect.shared:
+            values = {"given": rows_of([{"id": one} for one in task_ids]), "queue": queue}
+            self.engine.rows(locks_sql.KEYS_OF, values)
+
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}
         return self.engine.change(sql.PAUSE, values) > 0
@@ -78,6 +85,7 @@ class SqlOperator(SqlReader):
         return self._delete(list(self._old(before, limit, states)), limit)
 
     def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
+        self.lock_rows(Rows(tasks=task_ids))
         matching = {one.id for one in self.matching_among(task_ids, wanted)}
         rows = [
             {"id": task_id, "place": place}
@@ -136,7 +144,8 @@ class SqlOperator(SqlReader):
         if not rows:
             return None, None
         state, uid = rows[0]
-        return state_from(state), self.open_run(uid)
+        runs = () if uid is None else self._open_runs(sql.RUN, {"uid": uid})
+        return state_from(state), next(iter(runs), None)
 
     def _move(self, move: moves.Move, task_id: int, now: StoreTime, **facts: object) -> None:
         self._announce(moves.make(self.engine, move, [{"id": task_id, **facts}], now=now) > 0)
@@ -158,10 +167,15 @@ class SqlOperator(SqlReader):
         if not tasks:
             return ()
         rows = {"given": rows_of(tasks)}
+        if self.engine.dialect.shared:
+            self.engine.rows(locks_sql.KEYS_OF, {**rows, "queue": None})
+            self.engine.rows(locks_sql.ENVIRONMENTS, rows)
         paths = tuple(path for (path,) in self.engine.rows(sql.OUTPUTS, rows))
         environments = {number for (number,) in self.engine.rows(sql.DELETE, rows)} - {None}
         if environments:
             rows = {"given": rows_of([{"id": number} for number in environments])}
+            if self.engine.dialect.shared:
+                self.engine.rows(locks_sql.UNUSED_ENVIRONMENTS, rows)
             self.engine.change(submitters_sql.REMOVE_UNUSED_ENVIRONMENTS, rows)
         return paths
 

@@ -11,6 +11,7 @@ from dispatcher.model import Submitted
 from dispatcher.new_task import NewTask
 from dispatcher.store.bulk_parts import encoded, encoded_part, left, shortened
 from dispatcher.store.parameters import command_text, new_task_parameters
+from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import submitters as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
@@ -41,6 +42,7 @@ class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
+        self._lock_keys(tasks)
         ids = self._environment_ids(
             dict.fromkeys(one for task in tasks if (one := task.environment))
         )
@@ -56,6 +58,12 @@ class SqlSubmitter(SqlTransactions):
         pairs = zip(tasks, answers, strict=True)
         self._remove_unused({task.environment for task, one in pairs if not one.created}, ids)
         return answers
+
+    def _lock_keys(self, tasks: Sequence[NewTask]) -> None:
+        """Wait for all others that add or delete tasks with these keys."""
+        keys = [{"queue": task.queue, "key": task.key} for task in tasks if task.key]
+        if keys and self.engine.dialect.shared:
+            self.engine.rows(locks_sql.KEYS, {"given": rows_of(keys)})
 
     def _create(
         self, tasks: Sequence[tuple[int, NewTask]], ids: Mapping[Environment, int], now: StoreTime
@@ -130,7 +138,7 @@ class SqlSubmitter(SqlTransactions):
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
         if part == 0:
             self.engine.change(sql.BEGIN_BULK, {"uid": uid, "now": now})
-        elif not self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now}):
+        if not self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now}):
             return False
         text, environments = encoded_part(tasks)
         values = {"uid": uid, "part": part, "many": len(tasks), "tasks": text}
@@ -157,9 +165,10 @@ class SqlSubmitter(SqlTransactions):
         return None
 
     def remove_parts(self, uid: str) -> bool:
+        self.engine.rows(sql.LOCK_BULK, {"uid": uid})  # or it might be accepted meanwhile
         if self.engine.rows(sql.NEXT_PART, {"uid": uid, "after": -1}):
             return False
-        self.engine.change(sql.DROP_BULK, {"uid": uid})  # or its client might accept the rest
+        self.engine.change(sql.DROP_BULK, {"uid": uid})  # its client may not accept the rest
         removed = self.engine.change(sql.REMOVE_PARTS, {"uid": uid, "limit": REMOVED})
         if removed < REMOVED:
             self.engine.change(sql.REMOVE_BULK, {"uid": uid})
@@ -176,7 +185,7 @@ class SqlSubmitter(SqlTransactions):
         return bool(rows)
 
     def _admit(self, uid: str, now: StoreTime) -> bool:
-        for part, tasks, damage in left(self.engine, uid, statement=sql.LOCK_NEXT_PART):
+        for part, tasks, damage in left(self.engine, uid):
             if damage is None:
                 made = self.submit(tasks, now=now)
                 text = encoded([(one.task_id, one.created, one.differs) for one in made]).decode()

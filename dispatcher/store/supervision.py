@@ -62,6 +62,9 @@ class SqlSupervisor(SqlReader, SqlWorker):
             self.engine, ready, owner=node, output_dir=output_dir, until=until, now=now
         )
 
+    def take_run(self, uid: RunUid) -> OpenRun | None:
+        return next(iter(self._open_runs(sql.TAKE_RUN, {"uid": uid})), None)
+
     def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         rows = [{"uid": one.uid, "pid": one.pid, "started_at": one.at} for one in starts]
         return self.engine.change(sql.RECORD_STARTED, {"given": rows_of(rows), "now": now})
@@ -97,8 +100,9 @@ class SqlSupervisor(SqlReader, SqlWorker):
                 self._announce_task(one.state, one.run_at)
         return self.engine.change(sql.CLOSE, {"given": rows_of(map(closing, settlements))})
 
-    def confirm(self, node: str, until: StoreTime | None) -> int:
-        return self.engine.change(sql.CONFIRM, {"node": node, "until": until})
+    def confirm(self, node: str, until: StoreTime | None) -> set[RunUid]:
+        self.engine.change(sql.CONFIRM, {"node": node, "until": until})
+        return {RunUid(uid) for (uid,) in self.engine.rows(sql.CONFIRMED, {"node": node})}
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
         return self._open_runs(sql.ABANDONED, {"limit": limit, "now": now})

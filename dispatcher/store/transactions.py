@@ -7,11 +7,15 @@ from typing import Any, Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.errors import CommitUnknown
+from dispatcher.execution import NO_ROWS, Rows
 from dispatcher.model import TaskState
 from dispatcher.store.bell import NO_BELL, Bell
-from dispatcher.store.engine import Engine, transaction
+from dispatcher.store.engine import Engine, Row, transaction
+from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import supervisor as sql
+from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
 
 
 class StoreClock(Protocol):
@@ -68,6 +72,20 @@ class SqlTransactions:
 
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)
+
+    def lock_rows(self, tasks: Rows, runs: Rows = NO_ROWS) -> set[RunUid]:
+        if not self.engine.dialect.shared:
+            return set()
+        if tasks:
+            self._lock(locks_sql.TASKS, tasks)
+        locked = {uid for (uid,) in self._lock(locks_sql.OPEN_RUNS, tasks, runs)}
+        return {*tasks.runs, *runs.runs} - locked
+
+    def _lock(self, statement: str, *wanted: Rows) -> list[Row]:
+        rows: list[dict[str, object]] = [{"task_id": one} for each in wanted for one in each.tasks]
+        rows += [{"uid": one} for each in wanted for one in each.runs]
+        node = next((each.node for each in wanted if each.node is not None), None)
+        return self.engine.rows(statement, {"given": rows_of(rows), "node": node})
 
     def _announce(self, changed: bool = True) -> bool:
         """Let the commit wake the daemons, if a statement `changed` anything; return that."""

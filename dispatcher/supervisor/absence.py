@@ -4,9 +4,11 @@ from functools import partial
 
 from dispatcher import wire
 from dispatcher.supervisor.abandoned import SETTLE_BATCH, settle_abandoned
+from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Alarm, Instant
+from dispatcher.wire import RunUid
 
 
 class Absence:
@@ -20,6 +22,7 @@ class Absence:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._rng = shared.rng
         self._stranded = stranded
+        self._lost = LostClaims(shared)
         self._greeted: wire.Hello | None = None
         self._renewal = Alarm()
         self._scan = Alarm()
@@ -29,19 +32,24 @@ class Absence:
         limited = self._memory.settings.absence_limit is not None and self._memory.live
         return min(self._renewal.at, self._scan.at) if limited else self._scan.at
 
-    def renew_takeover_deadlines(self, turn: Turn) -> None:
-        """Renew in the store, and after the commit the executor's kill deadlines.
+    def confirms(self, at: Instant) -> bool:
+        """Return whether this node's claims are to be confirmed.
 
         Each quarter of the limit while this node has runs; and for each executor that has just
         greeted us, as it may have the deadlines of another configuration.
         """
-        memory, limit = self._memory, self._memory.settings.absence_limit
-        is_new = memory.hello is not self._greeted
-        if not is_new and (limit is None or not self._renewal.is_due(turn.at)):
+        is_new = self._memory.hello is not self._greeted
+        limited = self._memory.settings.absence_limit is not None
+        return is_new or (limited and self._renewal.is_due(at))
+
+    def renew_takeover_deadlines(self, turn: Turn) -> None:
+        """Renew in the store, and after the commit the executor's kill deadlines."""
+        if not self.confirms(turn.at):
             return
+        memory, settings = self._memory, self._memory.settings
         if memory.live or memory.hello is None:
-            settings = memory.settings
-            self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
+            confirmed = self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
+            turn.after(partial(self._end_others, confirmed))
         turn.after(partial(self._send_renewal, memory.hello, turn.at))
 
     def take_over(self, turn: Turn) -> None:
@@ -60,6 +68,10 @@ class Absence:
         takeover_at = self._store.next_takeover(settings.node_id, now=turn.now)
         scan_at = min(scan_at, turn.instant_of(takeover_at))
         turn.after(partial(self._scan.set, scan_at))
+
+    def _end_others(self, confirmed: set[RunUid]) -> None:
+        """End the runs whose claims the store does not have: another node has taken them."""
+        self._lost.end(self._memory.live.keys() - confirmed)
 
     def _send_renewal(self, hello: wire.Hello | None, at: Instant) -> None:
         self._greeted = hello

@@ -33,6 +33,12 @@ class Reaper:
         self.expiry = Alarm(NEVER)
         """For the lease of a worker that expires next."""
 
+    def may_spare(self, at: Instant) -> bool:
+        """Return whether leases may be renewed because of our absence."""
+        if self._checked_at is None or self._disconnected_at is not None:
+            return True
+        return self._is_long(self._gap_ms(at))
+
     def renew_leases(self, turn: Turn) -> None:
         """Renew the leases that the daemon owns, and those that expired because we were away."""
         self._spare_after_absence(turn)
@@ -108,10 +114,17 @@ class Reaper:
             seen = [row.seen_at for row in self._store.nodes() if row.id == node]
             gap_ms = max(0, turn.now - seen[0]) if seen else 0
         else:
-            gap_ms = round((turn.at - self._checked_at) * 1000)
-        shortest = min((live.lease_ttl for live in self._memory.live.values()), default=0.0)
-        if self._checked_at is None or gap_ms > shortest * 500:
+            gap_ms = self._gap_ms(turn.at)
+        if self._checked_at is None or self._is_long(gap_ms):
             self._spare(turn, gap_ms)
+
+    def _gap_ms(self, at: Instant) -> int:
+        """Return the time since leases were last checked by this daemon."""
+        return 0 if self._checked_at is None else round((at - self._checked_at) * 1000)
+
+    def _is_long(self, gap_ms: int) -> bool:
+        """Return whether it is longer than half of a lease; before the greeting none is known."""
+        return gap_ms > (0.0 if self._memory.hello is None else self._memory.shortest_lease) * 500
 
     def _spare_after_disconnection(self, turn: Turn) -> None:
         """Renew once the leases whose heartbeats may have waited at a closed socket."""

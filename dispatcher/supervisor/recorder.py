@@ -10,6 +10,7 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.execution import OpenRun, StartedRun
 from dispatcher.executor_api import Connected, Disconnected, Event
+from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.reconcile import Differences, compare
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stranded import StrandedRuns
@@ -41,6 +42,7 @@ class Recorder:
         self._workers = workers
         self._stranded = stranded
         self._settler = settler
+        self._lost = LostClaims(shared)
         self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
             Connected: self._connected,
             Disconnected: self._disconnected,
@@ -64,10 +66,10 @@ class Recorder:
         runs = self._store.open_runs_among(ends.keys())
         self._settler.settle(turn, [(runs[uid], end) for uid, end in ends.items() if uid in runs])
         for uid, end in ends.items():
-            if uid not in runs and isinstance(end, wire.Exited):
+            if uid not in runs:
                 turn.pending_starts.pop(uid, None)
-                turn.after(partial(self._memory.surplus.discard, uid))
-                turn.after(partial(self._executor.send, wire.Forget(uid=uid)))
+                turn.again = True  # its slot is free, and others may start again
+                turn.after(partial(self._lost.gone, end))
 
     def record_starts(self, turn: Turn) -> None:
         """Write the starts of this turn that no exit followed."""
@@ -98,7 +100,10 @@ class Recorder:
         for _, report in found.live:
             self._record_facts(turn, report)
         for report in found.surplus:
-            turn.after(partial(log.warning, "run.unknown", run=report.uid, pid=report.pid))
+            unknown_run = partial(log.warning, "run.unknown", run=report.uid, pid=report.pid)
+            live = self._memory.live.get(report.uid)
+            lost = live and partial(log.warning, "claim.lost", **live.ids())
+            turn.after(lost or unknown_run)
             grace = self._memory.settings.kill_grace
             order = wire.End(uid=report.uid, reason="unknown", longest_grace=grace)
             turn.after(partial(self._executor.send, order))

@@ -48,9 +48,9 @@ class StrandedRuns:
         node_id = self._memory.settings.node_id
         runs = {run.run_uid: run for run in self._store.stranded(node_id, now=turn.now)}
         for uid in self._memory.stranded.keys() - runs.keys():
-            if (run := self._store.open_run(uid)) is not None:
+            if (run := self._store.take_run(uid)) is not None:
                 runs[uid] = run
-            else:
+            elif self._store.open_run(uid) is None:
                 turn.after(partial(self._forget, uid))
         living = self.living(turn, runs.values())
         over = [run for uid, run in runs.items() if uid not in living]

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.execution import NO_ROWS, Rows
 from dispatcher.executor_api import Connected, Disconnected, Event, ExecutorApi
 from dispatcher.model import Outcome
 from dispatcher.store.api import Store
@@ -26,6 +27,7 @@ from dispatcher.supervisor.clock import ClockWatch
 from dispatcher.supervisor.ender import Ender
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.idleness import Idleness
+from dispatcher.supervisor.locking import Locking
 from dispatcher.supervisor.node_row import NodeRow
 from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
@@ -72,6 +74,7 @@ class Supervisor:
         self._reaper = Reaper(shared)
         self._ender = Ender(shared, self._reaper, self._timeouts)
         self._absence = Absence(shared, stranded)
+        self._locking = Locking(shared, self._reaper, self._absence)
         self._clock = ClockWatch(store, memory)
         self._node_row = NodeRow(store, memory)
         self._idleness = Idleness(shared)
@@ -184,11 +187,12 @@ class Supervisor:
 
     def _perform(self, unanswered: list[Request], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""
+        locked = partial(self._locking.lock, requests=unanswered, events=self._inbox)
         requested = partial(self._workers.record, requests=unanswered)
         reported = [partial(self._recorder.record, event=event) for event in self._inbox]
         kept = (self._recorder.record_ends, self._recorder.record_starts)
         try:
-            self._transactor.run([requested, *reported, *kept, *self._duties()], at)
+            self._transactor.run([locked, requested, *reported, *kept, *self._duties()], at)
             self._inbox.clear()
             unanswered.clear()
         except StoreRefused:
@@ -230,16 +234,17 @@ class Supervisor:
             self._inbox.pop(0)
         for duty in self._duties():
             try:
-                self._transactor.run([duty], at)
+                self._transactor.run([self._locking.lock, duty], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation=duty.__name__, error=str(error))
 
     def _record_alone(self, event: Event, at: Instant) -> None:
         """Record one event; if the store refuses it, hold its task for an internal error."""
+        locked = partial(self._locking.lock, events=[event])
         record = partial(self._recorder.record, event=event)
         try:
             kept = (self._recorder.record_ends, self._recorder.record_starts)
-            self._transactor.run([record, *kept], at)
+            self._transactor.run([locked, record, *kept], at)
         except StoreRefused as error:
             log.exception("store.refused", operation=type(event).__name__, error=str(error))
             self._hold_for_internal_error(event, f"internal error: {error}", at)
@@ -248,6 +253,7 @@ class Supervisor:
         if isinstance(event, Connected | Disconnected | wire.Stray | wire.Door):
             return
         with self._store.transaction() as now:
+            self._store.lock_rows(NO_ROWS, Rows(runs=[event.uid]))
             self._store.begin_ending(event.uid, Outcome.HELD, reason, now=now)
         bare = wire.Exited(uid=event.uid, exit=wire.Exit(at=at))
         if isinstance(event, wire.Exited | wire.StartFailed) and event != bare:

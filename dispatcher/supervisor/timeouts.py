@@ -160,8 +160,10 @@ class Timeouts:
     def _decide(self, uid: RunUid, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
         """End a run past a deadline, or return its next ones; None: watch it no longer."""
         watch = watch.extended(turn.extended.get(uid, watch.run_by))
-        run = self._store.open_run(uid)
-        if run is None or run.ending or run.declared or _leader_exited(run):
+        run = self._store.take_run(uid)
+        if run is None:  # others change it: look again
+            return watch
+        if run.ending or run.declared or _leader_exited(run):
             return None
         judged = self._judge(live, run, watch, turn)
         if isinstance(judged, Watch):

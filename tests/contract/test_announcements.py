@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dispatcher.errors import CommitUnknown, StoreUnavailable
-from dispatcher.execution import Claim, StartedRun
+from dispatcher.execution import Claim, Rows, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
@@ -297,6 +297,14 @@ CASES = [
         lambda s, c: s.record_leader_exit(c.run_uid, exit_code=0, signal=None, now=NOW),
     ),
     Case("renew", "a lease", False, running, lambda s, _: s.renew(NODE, now=later(9))),
+    Case(
+        *("lock_rows", "a run", False, running),
+        lambda s, c: s.lock_rows(Rows(tasks=[c.task_id]), Rows(runs=[c.run_uid])),
+    ),
+    Case(
+        *("lock_for_edit", "a task", False, ready), lambda s, t: s.lock_for_edit([t], "elsewhere")
+    ),
+    Case("take_run", "a run", False, running, lambda s, c: s.take_run(c.run_uid)),
     Case("confirm", "a claim", False, running, lambda s, _: s.confirm(NODE, later(9))),
     Case(
         *("begin_ending", "a run", True, running),

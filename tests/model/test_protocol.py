@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from dispatcher.errors import StoreRefused
 from tests.model.plants import PLANTS, Plant
 from tests.model.protocol import LeaseProtocol
+from tests.postgres import Postgres
 
 FUZZ = "FUZZ" in os.environ
 
@@ -22,6 +23,9 @@ HISTORIES = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+#: Each step costs a server ten times as much.
+ON_A_SERVER = 500 if FUZZ else 10
+
 #: Searches for a planted bug, at most, and histories of each. The first histories of a search are
 #: short, and later ones vary them: many short searches find sooner than a long one.
 SEARCHES, OF_A_SEARCH = 40, 30
@@ -29,6 +33,14 @@ SEARCHES, OF_A_SEARCH = 40, 30
 
 def test_no_history_breaks_the_lease_protocol() -> None:
     run_state_machine_as_test(LeaseProtocol, settings=HISTORIES)
+
+
+def test_no_history_breaks_it_on_a_server(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LeaseProtocol, "server", postgres)
+
+    run_state_machine_as_test(LeaseProtocol, settings=settings(HISTORIES, max_examples=ON_A_SERVER))
 
 
 class Searching(LeaseProtocol):

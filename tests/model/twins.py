@@ -12,8 +12,9 @@ from dispatcher.model import TaskState
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.times import HostClock, Instant, StoreTime, WallTime
-from tests.fresh_stores import put_fresh_store
+from tests.fresh_stores import EMPTY, put_fresh_store
 from tests.model.oracle import TaskModel
+from tests.postgres import Postgres
 
 NODE = "node-1"
 EPOCH = 1_800_000_000_000
@@ -29,19 +30,26 @@ KINDS_OF_LOCKS = (
 class Twins(RuleBasedStateMachine):
     """A store and its model, and what their rules share."""
 
+    server: Postgres | None = None
+    """Where the store is; None: in a file."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.clock = EPOCH
         where = MEMORY if MEMORY.is_dir() else None
         self.directory = Path(tempfile.mkdtemp(prefix="model-", dir=where))
-        put_fresh_store(self.directory)
-        self.clock = EPOCH
+        if self.server is None:
+            put_fresh_store(self.directory)
+        else:
+            self.opened().close()  # which makes the first one
+            self.server.sql(EMPTY)
         self.store = self.opened()
         self.tasks: dict[int, TaskModel] = {}
         self.settled: list[tuple[int, Any]] = []
         self.rng = random.Random(0)
 
     def opened(self) -> SqlStore:
-        url = f"sqlite://{self.directory}/tasks.db"
+        url = f"sqlite://{self.directory}/tasks.db" if self.server is None else self.server.url()
         store = open_store(url, state_dir=self.directory, patience=1.0, clock=self.host)
         assert isinstance(store, SqlStore)
         return store

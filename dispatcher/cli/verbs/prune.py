@@ -78,7 +78,8 @@ def _age(config: Config, selection: Selection) -> int | None:
 def _moment(store: Client) -> StoreTime:
     """Return a time before which no task finishes any more: all earlier transactions are over.
 
-    So what is deleted was counted, and confirmed.
+    So what is deleted was counted, and confirmed. On a shared store a task that finishes in a
+    transaction that is not over may be deleted without that.
     """
     with store.store.transaction() as now:
         return now

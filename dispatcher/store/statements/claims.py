@@ -24,10 +24,10 @@ FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queu
 """
 
 READY = f"""{_READY}AND queue = :queue
-ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR UPDATE OF tasks SKIP LOCKED
+ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
-READY_TASK = f"""{_READY}AND id = :task_id FOR UPDATE OF tasks SKIP LOCKED
+READY_TASK = f"""{_READY}AND id = :task_id FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
 LAST_OUTCOMES = f"""
@@ -58,5 +58,6 @@ RETURNING id, uid
 
 BEGIN_ENDING = """
 UPDATE runs SET ending = :ending, ending_reason = :reason
-WHERE uid = :uid AND outcome IS NULL AND ending IS NULL
+WHERE uid = (SELECT uid FROM runs
+    WHERE uid = :uid AND outcome IS NULL AND ending IS NULL FOR UPDATE SKIP LOCKED)
 """

@@ -5,6 +5,7 @@ from typing import Final
 
 from dispatcher.store.statements.given import given
 from dispatcher.store.statements.moves import becomes
+from dispatcher.store.statements.readers import OPEN_RUN
 
 #: Columns of a task that an operator may change, apart from those that follow from them.
 EDITABLE: Final = (
@@ -40,7 +41,10 @@ WHERE id = :id AND state = :was AND fence = :fence AND state <> 'running' AND st
 """
 
 
-STATE = "SELECT state, run_uid FROM tasks WHERE id = :id FOR UPDATE"
+# A task before its run: see `locks`.
+STATE = "SELECT state, run_uid FROM tasks WHERE id = :id FOR NO KEY UPDATE"
+
+RUN = f"{OPEN_RUN} FOR UPDATE OF runs"
 
 INTEND = """
 UPDATE runs SET intent = :intent, intent_reason = :reason WHERE uid = :uid AND outcome IS NULL
@@ -64,7 +68,7 @@ ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
 
 FINISHED = f"""
 SELECT tasks.id, {_ROWS} FROM {given("id", "place")} JOIN tasks ON tasks.id = given.id
-WHERE tasks.finished_at IS NOT NULL ORDER BY place FOR UPDATE OF tasks SKIP LOCKED
+WHERE tasks.finished_at IS NOT NULL ORDER BY place
 """
 
 # Counted to the limit: a task may have run very often.
@@ -74,9 +78,10 @@ SELECT given.id, (SELECT count(*) FROM (SELECT 1 FROM runs WHERE runs.task_id = 
 FROM {given("id")}
 """
 
+# Locked, as they are deleted next: a beat that saw one open may have it locked, and wait for more.
 OUTPUTS = f"""
 SELECT output_path FROM {given("id")} JOIN runs ON runs.task_id = given.id
-ORDER BY runs.task_id, runs.id
+ORDER BY runs.task_id, runs.id FOR UPDATE OF runs
 """
 
 SOME_RUNS = "SELECT id, output_path FROM runs WHERE task_id = :id LIMIT CAST(:limit AS BIGINT)"

@@ -37,12 +37,12 @@ INSERT INTO payloads (task_id, payload) SELECT given.task_id, given.payload
 FROM {given("task_id", "payload")}
 """
 
-# The rows stay until the end of the transaction.
+# The rows stay until the end of the transaction: see `locks.ENVIRONMENTS`.
 ENVIRONMENT_IDS = f"""
 SELECT environments.id, environments.checksum, environments.variables
 FROM {given("checksum", "variables")} JOIN environments
     ON environments.checksum = given.checksum AND environments.variables = given.variables
-FOR KEY SHARE OF environments
+ORDER BY environments.id FOR KEY SHARE OF environments
 """
 
 ADD_ENVIRONMENTS = f"""
@@ -53,8 +53,10 @@ RETURNING id, checksum, variables
 """
 
 REMOVE_UNUSED_ENVIRONMENTS = f"""
-DELETE FROM environments WHERE id IN (SELECT id FROM {given("id")})
-    AND NOT EXISTS (SELECT 1 FROM tasks WHERE environment_id = environments.id)
+DELETE FROM environments WHERE id IN (
+    SELECT id FROM environments WHERE id IN (SELECT id FROM {given("id")})
+        AND NOT EXISTS (SELECT 1 FROM tasks WHERE environment_id = environments.id)
+    FOR UPDATE SKIP LOCKED)
 """
 
 TASKS_WITH_KEYS = f"""
@@ -81,6 +83,9 @@ ACCEPT = """
 UPDATE bulk_submits SET state = 'accepted', seen_at = :now WHERE uid = :uid AND state <> 'dropped'
 """
 
+# The first statement of each step, so that steps of a client and of others follow each other.
+LOCK_BULK = "SELECT state FROM bulk_submits WHERE uid = :uid FOR UPDATE"
+
 BULK_STATE = "SELECT state FROM bulk_submits WHERE uid = :uid"
 
 NEXT_PART = """
@@ -89,8 +94,6 @@ WHERE uid = :uid AND tasks IS NOT NULL AND part > :after
     AND EXISTS (SELECT 1 FROM bulk_submits WHERE uid = :uid AND state = 'accepted')
 ORDER BY part LIMIT 1
 """
-
-LOCK_NEXT_PART = f"{NEXT_PART}FOR UPDATE"
 
 ADMITTED = """
 UPDATE bulk_parts SET tasks = NULL, environments = NULL, submitted = :submitted
@@ -118,14 +121,14 @@ DELETE FROM bulk_parts WHERE uid = :uid AND part IN (
 REMOVE_BULK = "DELETE FROM bulk_submits WHERE uid = :uid"
 
 # The bulk submit with the longest silence that needs a step; `is_left`: a part to admit, otherwise
-# something to remove.
-SILENT = """
-SELECT uid, is_left FROM (
-    SELECT uid, state, seen_at, state = 'accepted' AND EXISTS (SELECT 1 FROM bulk_parts
-        WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL) AS is_left
-    FROM bulk_submits WHERE seen_at < :silent) AS silent
-WHERE is_left OR state = 'dropped' OR seen_at < :gone
-ORDER BY seen_at LIMIT 1
+# something to remove. One that others have locked is not silent.
+_IS_LEFT = """(state = 'accepted' AND EXISTS (SELECT 1 FROM bulk_parts
+    WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL))"""
+
+SILENT = f"""
+SELECT uid, {_IS_LEFT} FROM bulk_submits
+WHERE seen_at < :silent AND ({_IS_LEFT} OR state = 'dropped' OR seen_at < :gone)
+ORDER BY seen_at LIMIT 1 FOR UPDATE OF bulk_submits SKIP LOCKED
 """
 
 COMING = """

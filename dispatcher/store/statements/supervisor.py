@@ -10,7 +10,7 @@ from dispatcher.store.statements.readers import OPEN_RUNS
 
 DUE = """
 SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
-ORDER BY run_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
+ORDER BY run_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
 NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
@@ -18,7 +18,7 @@ NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at L
 OVERDUE = """
 SELECT id, queue, queue_timeout_ms, total_timeout_ms, total_at, retried_at
 FROM tasks WHERE fails_at <= :now
-ORDER BY fails_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
+ORDER BY fails_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
 NEXT_FAILURE = """
@@ -82,6 +82,8 @@ SELECT min(lease_expires_at) FROM runs
 WHERE outcome IS NULL AND node = :node AND liveness = 'worker' AND ending IS NULL
 """
 
+TAKE_RUN = f"{OPEN_RUNS}runs.uid = :uid FOR NO KEY UPDATE SKIP LOCKED"
+
 OPEN_RUNS_HERE = f"{OPEN_RUNS}node = :node ORDER BY runs.id"
 
 ENDINGS = f"{OPEN_RUNS}ending IS NOT NULL AND node = :node ORDER BY runs.id"
@@ -116,17 +118,22 @@ UPDATE runs SET takeover_at = CASE
 WHERE outcome IS NULL AND node = :node
 """
 
+CONFIRMED = "SELECT uid FROM runs WHERE outcome IS NULL AND node = :node"
+
+# Takeovers lock task and run: what a settlement is computed from, and the deadline that a node may
+# have confirmed meanwhile, which then is compared again.
+
 # Nobody watches a local claim's process: its ending or declaration is its end.
 ABANDONED = f"""{OPEN_RUNS}takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
     AND (takeover_at <= :now OR takeover_at > :now + 2 * runs.lease_ttl_ms
         OR ending IS NOT NULL OR declared IS NOT NULL)
-ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE OF tasks SKIP LOCKED
+ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # Claims of other nodes. Where this node is `alone` nobody will confirm them.
 STRANDED = f"""{OPEN_RUNS}node <> :node AND substr(node, 1, 6) <> 'local:'
     AND (CAST(:alone AS BOOLEAN) OR takeover_at <= :now)
-ORDER BY claimed_at, runs.id FOR UPDATE OF tasks SKIP LOCKED
+ORDER BY claimed_at, runs.id FOR NO KEY UPDATE SKIP LOCKED
 """
 
 NEXT_TAKEOVER = """

@@ -1,0 +1,62 @@
+"""SQL that locks rows of a shared store, always in one order (ADR 27); an embedded one needs none.
+
+All that a transaction may wait for it locks by its first statements: tasks, lowest id first, then
+runs, lowest task first; later keys, then environments, lowest id first. What it searches for it
+locks without waiting (SKIP LOCKED), and a changed row then has to match again.
+
+The lock of a task is NO KEY UPDATE, as that of its changes: PostgreSQL takes KEY SHARE of it for a
+run that is changed twice in a transaction.
+"""
+
+from dispatcher.store.statements.given import given
+
+_NAMED = given("task_id", "uid")
+
+# No row of a node that is NULL.
+TASKS = f"""
+SELECT id FROM tasks WHERE id IN (
+    SELECT given.task_id FROM {_NAMED}
+    UNION ALL SELECT runs.task_id FROM {_NAMED} JOIN runs ON runs.uid = given.uid
+    UNION ALL SELECT task_id FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL)
+ORDER BY id FOR NO KEY UPDATE
+"""
+
+OPEN_RUNS = f"""
+SELECT uid FROM runs WHERE outcome IS NULL AND id IN (
+    SELECT runs.id FROM {_NAMED} JOIN runs ON runs.task_id = given.task_id
+        AND runs.outcome IS NULL
+    UNION ALL SELECT runs.id FROM {_NAMED} JOIN runs ON runs.uid = given.uid
+    UNION ALL SELECT id FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL)
+ORDER BY task_id FOR UPDATE
+"""
+
+# A row that another transaction adds cannot be locked, but its key can: by one of 1024 numbers, as
+# a server has room for few such locks.
+_KEYS = """
+SELECT pg_advisory_xact_lock(number) FROM (
+    SELECT DISTINCT hashtextextended({queue} || ' ' || {key}, 1) & 1023 AS number
+    FROM {rows} ORDER BY number) AS numbers
+"""
+
+KEYS = _KEYS.format(queue="given.queue", key="given.key", rows=given("queue", "key"))
+
+# Of tasks that are deleted, or move to another queue.
+KEYS_OF = _KEYS.format(
+    queue="COALESCE(CAST(:queue AS TEXT), tasks.queue)",
+    key="tasks.key",
+    rows=f"{given('id')} JOIN tasks ON tasks.id = given.id WHERE tasks.key IS NOT NULL",
+)
+
+# Before tasks of theirs are deleted: of two who delete the last tasks of one, the second sees it.
+ENVIRONMENTS = f"""
+SELECT id FROM environments
+WHERE id IN (SELECT environment_id FROM {given("id")} JOIN tasks ON tasks.id = given.id)
+ORDER BY id FOR NO KEY UPDATE
+"""
+
+# After that: a submit that has found one keeps it until it is over.
+UNUSED_ENVIRONMENTS = f"""
+SELECT id FROM environments WHERE id IN (SELECT id FROM {given("id")})
+    AND NOT EXISTS (SELECT 1 FROM tasks WHERE environment_id = environments.id)
+ORDER BY id FOR UPDATE
+"""
