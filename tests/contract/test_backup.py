@@ -249,8 +249,12 @@ def test_a_damaged_database_is_not_backed_up_in_silence(path: Path, saved: Path)
 
 def damage(path: Path) -> None:
     """Write over what an index holds: the file opens, and is not whole."""
+    with closing(dbapi2.connect(path)) as database:
+        ((page,),) = database.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'tasks_resting'"
+        )
     with path.open("r+b") as file:
-        file.seek(4096 * 20)
+        file.seek(4096 * (page - 1))
         file.write(b"\xff" * 4096)
 
 
