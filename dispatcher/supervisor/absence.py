@@ -10,6 +10,10 @@ from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Alarm, Instant
 from dispatcher.wire import RunUid
 
+#: Seconds after an outage of the store in which nodes that it silenced come back: they try again
+#: each second, and connection and answer take 2 s each.
+RETURN = 5.0
+
 
 class Absence:
     """Keeps `takeover_at` of this node's claims ahead, and the executor's kill deadlines before it.
@@ -51,6 +55,13 @@ class Absence:
             confirmed = self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
             turn.after(partial(self._end_others, confirmed))
         turn.after(partial(self._send_renewal, memory.hello, turn.at))
+
+    def await_others(self, at: Instant) -> None:
+        """Take nothing over for a moment: the store may have been silent to all, not to us alone.
+
+        Others may have runs to record that ended meanwhile.
+        """
+        self._scan.set(Instant(at + RETURN))
 
     def take_over(self, turn: Turn) -> None:
         """Settle local claims that are over, and the claims of silent nodes."""
