@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 #: Fixtures of hosts that share nothing with this one.
-_MACHINES = {"machine", "host"}
+_MACHINES = {"machine", "host", "lab"}
 
 
 @pytest.fixture(scope="session")

@@ -42,17 +42,19 @@ _TAKES_LOW_PIDS = "while [ $(sh -c 'echo $$') -lt 300 ]; do :; done"
 class Namespace:
     """A pid namespace whose init reaps. A context manager that leaves nobody behind."""
 
-    def __init__(self, *, pid_max: int | None = None) -> None:
+    def __init__(self, *, pid_max: int | None = None, network: bool = False) -> None:
+        """`network`: it also has a network of its own, without any link."""
+        self._kinds = ("--pid", "--net") if network else ("--pid",)
         if pid_max is not None and _kernel() < PID_MAX_OF_ITS_OWN:
             pytest.skip(f"before Linux {PID_MAX_OF_ITS_OWN} a namespace has no pid_max of its own")
         self._pid_max = pid_max
 
     def __enter__(self) -> Self:
-        isolated = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+        isolated = ("unshare", *self._kinds, "--fork", "--kill-child", "--mount-proc")
         self._unshare = subprocess.Popen([*isolated, sys.executable, "-I", "-S", _INIT])
         try:
             self._init = eventually(self._find_init, patience=PATIENCE)
-            self.prefix = ("nsenter", f"--target={self._init.pid}", "--pid", "--mount")
+            self.prefix = ("nsenter", f"--target={self.pid}", *self._kinds, "--mount")
             if self._pid_max is not None:
                 self.run("sh", "-c", f"echo {self._pid_max} > /proc/sys/kernel/pid_max")
                 self.run("sh", "-c", _TAKES_LOW_PIDS)
@@ -66,6 +68,11 @@ class Namespace:
         self._unshare.kill()  # which kills its child, init; the kernel ends all others
         self._unshare.wait()
         eventually(lambda: expect_gone(self._init), patience=PATIENCE)
+
+    @property
+    def pid(self) -> int:
+        """The pid of its init, as seen from here."""
+        return self._init.pid
 
     def processes(self) -> list[psutil.Process]:
         """Return everybody in it but its init."""
