@@ -72,9 +72,10 @@ test-busy: $(STAMP)
 # QEMU its test is skipped. Machines are independent, and mostly wait. -rs: reasons of skips, P: figures.
 test-system: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
-		|| { command -v ssh-agent && command -v systemd-nspawn && command -v mmdebstrap; } >/dev/null \
+		|| { command -v ssh-agent && command -v systemd-nspawn && command -v mmdebstrap \
+			&& command -v ip; } >/dev/null \
 		|| apt-get install --yes --quiet --no-install-recommends \
-			openssh-client systemd-container mmdebstrap
+			openssh-client systemd-container mmdebstrap iproute2
 	-@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
 		|| command -v qemu-system-x86_64 >/dev/null \
 		|| apt-get install --yes --quiet --no-install-recommends qemu-system-x86
