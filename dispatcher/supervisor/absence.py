@@ -56,12 +56,14 @@ class Absence:
             turn.after(partial(self._end_others, confirmed))
         turn.after(partial(self._send_renewal, memory.hello, turn.at))
 
-    def await_others(self, at: Instant) -> None:
-        """Take nothing over for a moment: the store may have been silent to all, not to us alone.
+    def await_others(self, silent_for: float | None, at: Instant) -> None:
+        """Take nothing over for a moment after an outage, which others may have had too.
 
-        Others may have runs to record that ended meanwhile.
+        They may have runs to record that ended meanwhile. An outage that was shorter than this
+        moment has cost nobody a claim.
         """
-        self._scan.set(Instant(at + RETURN))
+        if silent_for is not None and silent_for >= RETURN:
+            self._scan.set(Instant(at + RETURN))
 
     def take_over(self, turn: Turn) -> None:
         """Settle local claims that are over, and the claims of silent nodes."""

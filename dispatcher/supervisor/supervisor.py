@@ -116,8 +116,7 @@ class Supervisor:
         if self._outage.retry_at is not None and at < self._outage.retry_at:
             self._workers.request_retry(requests, at=at)
             return self._outage.retry_at
-        if self._outage.retry_at is not None:
-            self._absence.await_others(at)
+        self._absence.await_others(self._outage.silent_for(at), at)
         self._transactor.begin_tick(caught_up=caught_up)
         unanswered = list(requests)
         try:

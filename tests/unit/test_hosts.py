@@ -245,3 +245,20 @@ def test_with_no_limit_nobody_else_takes_a_silent_nodes_claims() -> None:
 
     assert ([], [task]) == (here.tasks, there.tasks)
     assert not any(isinstance(message, wire.End) for message in there.executor.sent)
+
+
+def test_an_outage_of_a_moment_delays_no_takeover(hosts: Hosts) -> None:
+    """A store that is busy again and again would otherwise put it off for ever."""
+    here, there = hosts.all
+    task = here.submit("work")
+    there.start()
+    here.start()
+
+    there.frozen = True
+    for _ in range(round(TAKEN / 3) + 1):
+        here.road.cut = True
+        hosts.run_for(1)
+        here.road.cut = False
+        hosts.run_for(2)
+
+    assert [task] == here.tasks
