@@ -13,8 +13,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -166,13 +166,11 @@ class Postgres:
         """Stop all its processes, as a host that hangs: connections are accepted, none answered."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         pids = [self.pid, *map(int, children)]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _send(signal.SIGSTOP, pids)
         try:
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _send(signal.SIGCONT, pids)
 
     def close(self) -> None:
         """Let the keeper end it and remove its directory."""
@@ -200,6 +198,12 @@ class Postgres:
         name = f"d{next(self._numbers)}"
         self.sql(f"CREATE DATABASE {name} {options}")
         return name
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a session that was just ending
+            os.kill(pid, number)
 
 
 @contextmanager
