@@ -36,6 +36,10 @@ class Sessions:
         self._stack.callback(store.close)
         return store
 
+    def start(self, do: Callable[[], T]) -> "Future[T]":
+        """Call it in a thread."""
+        return self._pool.submit(do)
+
     def waiting(self, do: Callable[[], T]) -> "Future[T]":
         """Call it in a thread, and return once that waits for a lock."""
         already = self._waiting()
