@@ -156,6 +156,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     output: OutputReport | None = None
     metrics_unwritten: str | None = None
     """Why the last file of figures was not written; None: it was, or the file names none."""
+    listener_failure: str | None = None
+    """Why there is no listener for other nodes; None: there is one, or the file names none."""
 
     @property
     def is_full(self) -> bool:

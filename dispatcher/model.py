@@ -229,6 +229,8 @@ class Node:
     slots: int
     seen_at: StoreTime
     seen_interval_ms: int
+    listen: str | None = None
+    """Where others read the output of its runs, as `tls://HOST:PORT`; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.output import RunOutput, print_end
+from dispatcher.cli.output import print_end
+from dispatcher.cli.sources import opened
 from dispatcher.client import Client
 from dispatcher.model import Run
 from dispatcher.operations.waiting import POLL, is_done
@@ -45,8 +46,7 @@ TRUNCATED = "dispatcher: the output was truncated; what follows is new"
 
 
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
-    budget = store.config.output.run_budget
-    with RunOutput(run.output_path, budget=budget, tail=tail) as output:
+    with opened(store, run, tail=tail) as output:
         is_over = _sampled(POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)
@@ -62,7 +62,7 @@ def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
             if over:
                 ended = _look_up(store, task_id, run)
                 if ended is not None and ended.output_tail and not output.exists():
-                    print_end(ended)
+                    print_end(ended, exists=False)
                 return
             time.sleep(FILE_POLL)
 

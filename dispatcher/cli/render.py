@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli.output import dropped, end_of
+from dispatcher.cli.output import end_of
 from dispatcher.execution import LOCAL
+from dispatcher.host.run_output import dropped
 from dispatcher.model import Run, Task
 from dispatcher.submission import FIXED
 from dispatcher.times import StoreTime

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from dispatcher.config import absence, places
+from dispatcher.config.peer_settings import PeersSection
 from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE, config_home, user_file
 from dispatcher.config.settings import (
     DaemonSection,
@@ -70,6 +71,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The mistakes of each profile that has one, a line each: it cannot be used."""
     logs: LogsSection
     metrics: MetricsSection
+    peers: PeersSection = PeersSection()
 
     @property
     def mistakes(self) -> Sequence[str]:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from dispatcher.config import limits
+from dispatcher.config.peer_settings import PeersSection
 from dispatcher.config.section import (
     DERIVED,
     LEAST_ABSENCE,
@@ -289,3 +290,4 @@ class Settings(Section, frozen=True):
     )
     logs: LogsSection = LogsSection()
     metrics: MetricsSection = MetricsSection()
+    peers: PeersSection = PeersSection()

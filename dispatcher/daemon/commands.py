@@ -47,6 +47,7 @@ class Commands:
         reconfigure: Callable[[], Reloaded],
         output_report: Callable[[], OutputReport | None] = lambda: None,
         metrics_unwritten: Callable[[], str | None] = lambda: None,
+        listener_failure: Callable[[], str | None] = lambda: None,
         notifier: Notifier | None = None,
     ) -> None:
         self.on_stop = on_stop
@@ -59,6 +60,7 @@ class Commands:
         self._reconfigure = reconfigure
         self._output_report = output_report
         self._metrics_unwritten = metrics_unwritten
+        self._listener_failure = listener_failure
         self._notifier = notifier
 
     def obey_signals(self, arrived: Collection[signal.Signals], *, at: Instant) -> None:
@@ -98,6 +100,7 @@ class Commands:
             self._supervisor.report(at=instant()),
             output=self._output_report(),
             metrics_unwritten=self._metrics_unwritten(),
+            listener_failure=self._listener_failure(),
             config_file=None if self.file is None else as_utf8(str(self.file)),
             config_mistakes=tuple(map(as_utf8, self.mistakes)),
             managed=self._notifier is not None,

@@ -22,6 +22,7 @@ from dispatcher.daemon.commands import Commands
 from dispatcher.daemon.duties import Duty, ManagerReports, restore_names, when_due, write_logs
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.launcher import Launcher
+from dispatcher.daemon.listener import Listener
 from dispatcher.daemon.loop import Loop
 from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.textfile import Textfile
@@ -82,14 +83,8 @@ class Daemon:
         )
         self._selector = selectors.EpollSelector()
         self._textfile = Textfile(self._selector, config=config)
-        self._commands = Commands(
-            self.supervisor,
-            on_stop=_on_stop(config),
-            reconfigure=self.reconfigure,
-            output_report=self._outputs.report,
-            metrics_unwritten=self._textfile.failure,
-            notifier=around.notifier,
-        )
+        self._listener = Listener(self._selector, config=config)
+        self._commands = self._obeyed()
         self.loop = Loop(
             self.supervisor,
             executor,
@@ -117,6 +112,7 @@ class Daemon:
         """Close every socket. Workers and executor go on."""
         self.loop.close()
         self._textfile.close()
+        self._listener.close()
         self._outputs.close()
         self._selector.close()
 
@@ -131,6 +127,7 @@ class Daemon:
         self._around.set_up_logs(reloaded.config)
         self._commands.on_stop = _on_stop(reloaded.config)
         self._textfile.configure(reloaded.config)
+        self._listener.configure(reloaded.config)
         self._config, self._variables = reloaded.config, variables
         self._report_configuration()
         return reloaded
@@ -142,12 +139,23 @@ class Daemon:
         if mistakes:
             log.warning("config.mistaken", mistakes=mistakes)
 
+    def _obeyed(self) -> Commands:
+        return Commands(
+            self.supervisor,
+            on_stop=_on_stop(self._config),
+            reconfigure=self.reconfigure,
+            output_report=self._outputs.report,
+            metrics_unwritten=self._textfile.failure,
+            listener_failure=self._listener.failure,
+            notifier=self._around.notifier,
+        )
+
     def _duties(self) -> list[Duty]:
         around = self._around
         duties: list[Duty] = [self._tend_outputs]
         if around.notifier is not None:
             duties.append(ManagerReports(around.notifier, self.supervisor, self._executor).run_due)
-        duties.append(self._textfile.run_due)
+        duties += [self._textfile.run_due, self._listener.run_due]
         if around.runtime is not None:
             names = () if self._control is None else (self._control,)
             duties.append(restore_names(around.runtime, names))
@@ -216,6 +224,7 @@ def settings(
         hostname=socket.gethostname(),
         slots=config.slots,
         output_dir=str(config.output_dir),
+        listen=config.peers.announced,
         poll=config.daemon.poll_ms / 1000,
         drain_timeout=config.daemon.drain_timeout_ms / 1000,
         until_idle=until_idle,

@@ -52,6 +52,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from named_files.profiles(config)
     yield from named_files.secrets(config)
     yield from named_files.textfile(config)
+    yield from named_files.peers(config)
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
     yield from processes(config)

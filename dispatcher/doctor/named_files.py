@@ -13,6 +13,7 @@ from dispatcher.config.file import given_by
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
 from dispatcher.errors import DispatcherError
 from dispatcher.host import owner
+from dispatcher.peers import trust
 
 
 def configuration(config: Config) -> Finding:
@@ -86,6 +87,22 @@ def closed_above(path: Path | str) -> Path | None:
         if not os.access(part, os.X_OK, effective_ids=True):
             return part if part.is_dir() else None
     return None
+
+
+def peers(config: Config) -> Iterator[Finding]:
+    """Check the token and the certificates with which nodes read each other's output."""
+    section = config.peers
+    if section.token_file is None:
+        return
+    try:
+        trust.token(section.token_file)
+        trust.reader_context(section)
+        trust.listener_context(section)
+    except DispatcherError as error:
+        yield from_error("peers", error)
+    else:
+        listens = "does not listen" if section.listen is None else f"listens at {section.announced}"
+        yield ok("peers", f"{section.token_file} holds the token, and this node {listens}")
 
 
 def textfile(config: Config) -> Iterator[Finding]:

@@ -362,6 +362,22 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         "metrics.written": Event(
             "The file of metrics is written again.", fields={"path": str}, same_by=()
         ),
+        "listener.started": Event(
+            "Other nodes may read the output of runs here, at this address.",
+            fields={"address": str},
+        ),
+        "listener.failed": Event(
+            "Other nodes cannot read the output of runs here; it is tried again.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "listener.refused": Event(
+            "A peer asked this node's listener for output, and got none.",
+            "warning",
+            fields={"peer": str, "reason": str},
+            same_by=("peer", "reason"),
+        ),
         "output.uncapped": Event(
             "The filesystem of the output cannot punch holes: `run_budget` is not kept.",
             "warning",

@@ -8,6 +8,7 @@ from pathlib import Path
 from dispatcher.config.config import Config
 from dispatcher.logs.journald import INSTANCE_VARIABLE
 from dispatcher.store.open import database_path
+from dispatcher.store.schema import is_shared
 
 #: The units as they are shipped, `user/` those of one user's manager.
 SHIPPED = Path(__file__).parents[1] / "systemd"
@@ -24,6 +25,13 @@ _MADE_BELOW = {"StateDirectory": Path("/var/lib"), "RuntimeDirectory": Path("/ru
 #: The first systemd that knows a directive (systemd.exec(5)), for those that a host with pidfds may
 #: lack: an older systemd would warn at each start.
 FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
+
+#: What lets the daemon's unit reach a server's store, or other nodes; None: the directive goes.
+_WITH_NETWORK = {
+    "PrivateNetwork": None,
+    "IPAddressDeny": None,
+    "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+}
 
 _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
@@ -80,6 +88,9 @@ def _filled_in(text: str, one: Installation, *, is_daemon: bool) -> str:
         user, group = one.account
         text = _set(_set(text, "User", user), "Group", group)
         text = _with_directories(text, one.config, is_daemon=is_daemon)
+        if is_daemon and _needs_network(one.config):
+            for directive, value in _WITH_NETWORK.items():
+                text = _set(text, directive, value)
         home = f"Environment={quoted(f'HOME={one.config.worker_home}')}\n"
         if user != ACCOUNT:  # it has a home, and other programs, which share what RemoveIPC removes
             home = ""
@@ -89,6 +100,10 @@ def _filled_in(text: str, one: Installation, *, is_daemon: bool) -> str:
         if one.systemd < version:
             text = _set(text, directive, None)
     return text
+
+
+def _needs_network(config: Config) -> bool:
+    return is_shared(config.store_url) or config.peers.listen is not None
 
 
 def _with_directories(text: str, config: Config, *, is_daemon: bool) -> str:

@@ -35,6 +35,7 @@ class NodeRow:
                 slots=settings.slots,
                 seen_at=turn.now,
                 seen_interval_ms=round(interval * 1000),
+                listen=settings.listen,
             )
             self._store.record_node(node)
             turn.after(partial(self._remember_written, turn.at))

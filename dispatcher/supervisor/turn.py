@@ -36,6 +36,8 @@ class SupervisorSettings:
     slots: int
     output_dir: str
     start: StartSettings
+    listen: str | None = None
+    """Where other nodes read the output of runs."""
     kill_grace: float = 10.0
     """The longest that a run gets which the store does not know."""
     poll: float = 1.0

@@ -237,6 +237,7 @@ def test_a_nodes_row_is_written_and_overwritten(store: OneByOne) -> None:
         slots=8,
         seen_at=later(1),
         seen_interval_ms=60_000,
+        listen="tls://h2:7373",
     )
     store.record_node(first)
     assert [first] == list(store.nodes())

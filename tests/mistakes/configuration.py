@@ -262,6 +262,12 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             ".prom, which the node exporter needs; write for example "
             '"/var/lib/node_exporter/dispatcher.prom"',
         ),
+        _checked(
+            "a listener that other hosts reach, without TLS",
+            '[peers]\nlisten = "db1.example:7373"\ntoken_file = "/etc/dispatcher/peers.token"\n',
+            "2: peers.listen: db1.example:7373 is reached by other hosts, so it needs TLS; set "
+            'certificate and key, or listen on "127.0.0.1:PORT"',
+        ),
         Mistake(
             "a profile with mistakes of every kind, and a file that is missing",
             "check-config",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.cli.output import CHUNK, RunOutput, dropped, start_of_tail
 from dispatcher.host.holes import BLOCK
+from dispatcher.host.run_output import CHUNK, RunOutput, dropped, start_of_tail
 from tests.holes import punch_out
 
 

@@ -163,6 +163,27 @@ MISTAKES = [
         ":2: metrics.textfile: '/tmp/figures.txt' is not an absolute path that ends with .prom",
     ),
     ("[metrics]\ninterval = '10ms'", ":2: metrics.interval: 10ms is less than 1s; raise it"),
+    (
+        "[peers]\nlisten = 'db1'\ntoken_file = '/t'",
+        ":2: peers.listen: 'db1' is no address; write H",
+    ),
+    (
+        "[peers]\nlisten = 'db1:7373'\ntoken_file = '/t'",
+        ":2: peers.listen: db1:7373 is reached by other hosts, so it needs TLS; set cert",
+    ),
+    (
+        "[peers]\nlisten = '127.0.0.1:7373'",
+        ":2: peers.listen: needs a token; let token_file name its file",
+    ),
+    ("[peers]\ntoken_file = 'token'", ":2: peers.token_file: 'token' is not absolute; begin it"),
+    (
+        "[peers]\ncertificate = '/peer.crt'",
+        ":2: peers.certificate: needs the file of its key; set key too",
+    ),
+    (
+        "[peers]\nclient_certificates = true",
+        ":2: peers.client_certificates: needs a certificate of this node, and the authority that",
+    ),
     ("[node]\nslots = four", ":2:9: not TOML: Invalid value; put texts in quotes"),
 ]
 

@@ -58,12 +58,19 @@ def test_the_commented_file_names_every_key_once_and_changes_nothing(tmp_path: P
     assert {(key.section, key.name) for key in reference.every_key()} == named
 
 
+#: What the other keys of a section need.
+NEEDED = {
+    "profiles.NAME": {"command": '["true"]'},
+    "peers": dict.fromkeys(("token_file", "certificate", "key", "authority"), '"/file"'),
+}
+
+
 def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
     for key in reference.every_key():
         for value in filter(None, (key.default, key.example)):
-            needs_command = key.section == "profiles.NAME" and key.name != "command"
-            command = 'command = ["true"]\n' if needs_command else ""
-            _of(f"[{key.section}]\n{command}{key.name} = {value}\n", tmp_path)
+            given = {**NEEDED.get(key.section, {}), key.name: value}
+            lines = [f"{name} = {value}" for name, value in given.items()]
+            _of("\n".join((f"[{key.section}]", *lines, "")), tmp_path)
 
 
 def test_the_schema_describes_every_key_of_the_file() -> None:

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from dispatcher.config.config import Config, load
+from dispatcher.config.peer_settings import PeersSection
 from dispatcher.config.settings import MetricsSection
 from dispatcher.executor.kills import UNKILLABLE_AFTER
 from dispatcher.exit_codes import ExitCode
@@ -24,6 +26,11 @@ TEMPLATES = tuple(name.replace(".service", "@.service") for name in NAMES)
 #: The highest exposure that `systemd-analyze security` may report of each, in tenths; a unit that
 #: closes nothing has 9.6 of 10.
 MOST_EXPOSED = {"dispatcher": "5", "dispatcher-executor": "35"}
+
+#: The directives that forbid a network.
+NETWORK = ("PrivateNetwork", "IPAddressDeny", "RestrictAddressFamilies")
+
+LISTENING = {"listen": "127.0.0.1:7373", "token_file": "/token"}
 
 #: Names of which each part is quoted or doubled in a unit; systemd takes no quote in a program's.
 ODD = 'a b/50% $HOME "x" \\y; #z'
@@ -59,7 +66,7 @@ def written(
     run_as: str = "dispatcher",
     program: str = "/bin/true",
     systemd: int = 252,
-    **settings: Path | MetricsSection,
+    **settings: object,
 ) -> Mapping[str, str]:
     """Return the units of an installation."""
     environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
@@ -286,6 +293,22 @@ def test_a_directory_of_figures_is_open_to_the_daemon_and_its_loss_stops_no_unit
 
     assert '"-/srv/my figures"' == daemon["ReadWritePaths"]
     assert "ReadWritePaths" not in executor
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"store_url": "postgresql://db.example/jobs"}, {"peers": PeersSection(**LISTENING)}],
+    ids=["store", "listener"],
+)
+def test_the_daemon_has_a_network_if_its_store_or_its_peers_are_there(
+    settings: Mapping[str, Any],
+) -> None:
+    closed, opened = (
+        section_of(texts["dispatcher.service"]) for texts in (written(), written(**settings))
+    )
+
+    assert ("yes", "any", "AF_UNIX") == tuple(map(closed.get, NETWORK))
+    assert (None, None, "AF_UNIX AF_INET AF_INET6 AF_NETLINK") == tuple(map(opened.get, NETWORK))
 
 
 def test_workers_have_a_home_below_the_state_directory_or_that_of_their_own_user() -> None:

@@ -7,9 +7,10 @@ import click
 from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import config_option, examples
-from dispatcher.cli.output import RunOutput, print_end
+from dispatcher.cli.output import print_end
 from dispatcher.cli.param_types import COUNT, TaskIds
 from dispatcher.cli.several import one_id
+from dispatcher.cli.sources import opened
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.execution import LOCAL
@@ -42,7 +43,7 @@ SEVERAL = (
 def command(
     *, tasks: tuple[int | range, ...], run_id: int | None, tail: int | None, follow: bool
 ) -> None:
-    """Print the stdout and stderr of a task's run."""
+    """Print the stdout and stderr of a task's run, also of one on another node that listens."""
     if (task_id := one_id(tasks)) is None:
         raise click.UsageError(SEVERAL)
     with open_client() as store:
@@ -54,16 +55,16 @@ def command(
             following.follow(store, task_id, _chosen_run(store, task_id, run_id), tail=tail)
             return
         run = _chosen_run(store, task_id, run_id)
-        budget = store.config.output.run_budget
-    with RunOutput(run.output_path, budget=budget, tail=tail) as output:
+        found = opened(store, run, tail=tail)
+    with found as output:
         if not output.exists():
-            print_end(run)
+            print_end(run, exists=False)
         wrote = False
         while chunk := output.read():
             wrote = True
             sys.stdout.buffer.write(chunk)
         if run.outcome and run.output_tail and output.exists() and not wrote:
-            print_end(run)
+            print_end(run, exists=True)
         if output.dropped:
             lost = f"{output.dropped} bytes of it were dropped to keep the budget"
             click.echo(f"dispatcher: {lost}", err=True)

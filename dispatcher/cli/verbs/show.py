@@ -14,11 +14,12 @@ from dispatcher.cli.options import (
     examples,
     json_option,
 )
-from dispatcher.cli.output import dropped
 from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.cli.several import each_id, one_id, task_ids_argument
+from dispatcher.cli.sources import is_here
 from dispatcher.client import Client
 from dispatcher.errors import NoTask
+from dispatcher.host.run_output import dropped
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.operations.tasks import submitters_variables
 from dispatcher.times import StoreTime
@@ -67,7 +68,10 @@ def _task(store: Client, task_id: int) -> Task:
 
 def _as_json(store: Client, task_id: int) -> dict[str, Any]:
     task, budget = _task(store, task_id), store.config.output.run_budget
-    shown = render.task_with_runs_json(task, store.runs(task_id), store.calendar(), budget=budget)
+    runs = store.runs(task_id)
+    shown = render.task_with_runs_json(task, runs, store.calendar(), budget=budget)
+    for run, of_run in zip(runs, shown["runs"], strict=True):
+        of_run["output_is_gone"] &= is_here(store, run)
     last = {
         "environment": submitters_variables(store.store, task),
         "runs": shown.pop("runs"),
@@ -82,6 +86,7 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     _print_task(task, runs[-1] if runs else None, date, variables)
     if runs:
         _print_runs(runs, date, calendar.now, store.config.output.run_budget)
+        _print_last_lines(runs[-1], is_here=is_here(store, runs[-1]))
 
 
 def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str] | None) -> None:
@@ -155,9 +160,13 @@ def _print_runs(runs: list[Run], date: _Date, now: StoreTime, budget: int) -> No
             click.echo(f"\nrun {run.id}: {render.truncated(run)}")
         if lost := dropped(run.output_path, budget):
             click.echo(f"\nrun {run.id}: {lost} bytes of its output were dropped, the oldest")
-    last = render.tail(runs[-1])
-    if last:
-        gone = " (the rest was removed)" if render.output_is_gone(runs[-1]) else ""
-        click.echo(f"\nlast output of run {runs[-1].id}{gone}:")
+
+
+def _print_last_lines(run: Run, *, is_here: bool) -> None:
+    if last := render.tail(run):
+        rest = "" if is_here else " (its node has the rest)"
+        if is_here and render.output_is_gone(run):
+            rest = " (the rest was removed)"
+        click.echo(f"\nlast output of run {run.id}{rest}:")
         for line in render.as_on_a_terminal(last)[-LAST_LINES:]:
             click.echo(render.plain(line))

@@ -185,8 +185,7 @@ def _print(found: dict[str, Any]) -> None:
         click.echo(f"output    {_output_text(output)}")
         for trouble in output["trouble"]:
             click.echo(f"          {render.plain(trouble)}")
-    if why := node.get("metrics_unwritten"):
-        click.echo(f"metrics   [metrics] textfile is not written: {render.plain(why)}")
+    _print_failures(node)
     for queue, reason in found["paused_queues"].items():
         click.echo(f"queue     {queue} is paused: {render.plain(reason)}")
     if not found["queues"]:
@@ -194,6 +193,14 @@ def _print(found: dict[str, Any]) -> None:
         return
     click.echo()
     _print_queues(found)
+
+
+def _print_failures(node: dict[str, Any]) -> None:
+    """Print which processes beside the loop do not do their work."""
+    if why := node.get("metrics_unwritten"):
+        click.echo(f"metrics   [metrics] textfile is not written: {render.plain(why)}")
+    if why := node.get("listener_failure"):
+        click.echo(f"listener  other nodes cannot read output here: {render.plain(why)}")
 
 
 def _print_running(found: dict[str, Any]) -> None:
