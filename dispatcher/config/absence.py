@@ -12,6 +12,11 @@ from dispatcher.store.schema import is_shared
 SHARED_ABSENCE: Final = Milliseconds(300_000)
 
 
+#: In so many milliseconds of a limit a server's clock may run 100 ms ahead of a host's: each is
+#: slewed by at most 1 in 2000.
+_DRIFT: Final = 100_000
+
+
 def limit(executor: ExecutorSection, store_url: str) -> Milliseconds | None:
     """Return how long runs may go on while no daemon confirms their claims; None: for ever."""
     if executor.absence_limit is None and is_shared(store_url):
@@ -28,8 +33,10 @@ def mistakes(executor: ExecutorSection, leases: LeasesSection, store_url: str) -
             f"executor.absence_limit: {longest} is less than {LEAST_SHARED_ABSENCE}, which a"
             " healthy daemon may need to confirm its claims on a server; raise it"
         )
-    if (margin := leases.takeover_margin_ms) < LEAST_MARGIN:
+    least = Milliseconds(LEAST_MARGIN + longest // _DRIFT * 100)
+    if (margin := leases.takeover_margin_ms) < least:
         yield (
-            f"leases.takeover_margin: {margin} is less than {LEAST_MARGIN}, in which the executor"
-            " of a node that was cut off may still be ending its runs; raise it"
+            f"leases.takeover_margin: {margin} is less than {least}, 3 s and a thousandth of"
+            f" absence_limit ({longest}), in which the executor of a node that was cut off may"
+            " still be ending its runs; raise it"
         )

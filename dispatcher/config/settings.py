@@ -122,7 +122,7 @@ class LeasesSection(Section, frozen=True):
     if that is less."""
     takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
     """How long other nodes wait to take over runs that a silent node must have ended. At least 3 s
-    if the store is on a server and there is an `absence_limit`."""
+    and a thousandth of `absence_limit`, for the clocks, if the store is on a server."""
     kill_grace_ms: TenSeconds = Milliseconds(KILL_GRACE_MS)
     """Time between the kill signal and SIGKILL, for tasks that are submitted without their own: a
     change of it changes no submitted task."""

@@ -224,8 +224,9 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         _checked(
             "runs that another node would take over while they end",
             '[store]\nurl = "postgresql://db/tasks"\n[leases]\ntakeover_margin = "1s"\n',
-            " leases.takeover_margin: 1s is less than 3s, in which the executor of a node that was "
-            "cut off may still be ending its runs; raise it",
+            " leases.takeover_margin: 1s is less than 3300ms, 3 s and a thousandth of "
+            "absence_limit (5m), in which the executor of a node that was cut off may still be "
+            "ending its runs; raise it",
         ),
         _checked(
             "a shortest back-off above the longest",
