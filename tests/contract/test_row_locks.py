@@ -17,7 +17,7 @@ from dispatcher.execution import LOCAL, NO_ROWS, Claim, Rows, StartedRun
 from dispatcher.model import Declared, Outcome, TaskFilter, TaskState
 from dispatcher.operations.editing import edit
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.statements import submitters, supervisor
+from dispatcher.store.statements import operators, submitters, supervisor
 from dispatcher.words import Beat, Declaration, Refused
 from tests.contract.helpers import NODE, NOW, SHARED, TTL, OneByOne, later, new_task, settlement
 from tests.contract.interleaved import Sessions, stopped
@@ -319,6 +319,21 @@ def test_operators_beats_and_settles_in_opposite_orders_wait_for_each_other_in_o
         sessions.together(cancel, tick, confirm)
         for claim in claims:
             store.end(claim)
+
+
+def test_a_run_that_is_changed_twice_does_not_wait_for_its_task(
+    one: SqlStore, other: SqlStore, store: OneByOne
+) -> None:
+    """The second change makes the server look at the task that the run refers to."""
+    claim = store.claimed()
+    beat = Beat(task_id=claim.task_id, lock=claim.lock)
+
+    with one.transaction():
+        one.engine.rows(operators.STATE, {"id": claim.task_id})
+        with other.transaction():
+            other.engine.change("SET LOCAL lock_timeout = 1")
+            other.heartbeat([beat], now=NOW)
+            assert other.begin_ending(claim.run_uid, Outcome.LOST, "silent", now=NOW)
 
 
 # Deletion ----------------------------------------------------------------------------------
