@@ -40,6 +40,9 @@ MOST_CONNECTIONS = 64
 #: Seconds in which a peer must have shown the token.
 PROOF_WITHIN = 10.0
 
+#: The least seconds between two looks for peers that have not.
+SWEEP_INTERVAL = 0.1
+
 #: Seconds for which a peer that gets nothing may be silent until it closes, and messages that it
 #: may still send.
 LINGER = 1.0
@@ -85,10 +88,16 @@ class OutputServer:
             selector.register(self._socket, selectors.EVENT_READ)
             selector.register(lifeline, selectors.EVENT_READ)
             self._write(ListenerReport(ready=True))
-            while lifeline not in {key.fileobj for key, _ in selector.select(1.0)}:
+            while lifeline not in {key.fileobj for key, _ in selector.select(self._longest())}:
                 self._accept()
                 self._end_overdue(instant())
         self._end_overdue(NEVER)
+
+    def _longest(self) -> float | None:
+        """Return for how many seconds to wait; None: until somebody connects."""
+        with self._lock:
+            due = min(self._connections.values(), default=NEVER)
+        return None if due == NEVER else max(SWEEP_INTERVAL, due - instant())
 
     def _accept(self) -> None:
         try:
