@@ -43,11 +43,6 @@ PROOF_WITHIN = 10.0
 #: The least seconds between two looks for peers that have not.
 SWEEP_INTERVAL = 0.1
 
-#: Seconds for which a peer that gets nothing may be silent until it closes, and messages that it
-#: may still send.
-LINGER = 1.0
-MOST_LINGERING = 16
-
 #: Seconds between two reports of refusals.
 REPORT_INTERVAL = 1.0
 
@@ -66,6 +61,7 @@ class OutputServer:
         output_dir: str,
         budget: int,
         report: Callable[[ListenerReport], object],
+        proof_within: float = PROOF_WITHIN,
     ) -> None:
         """Listen; `budget` is that of a run's output, in bytes. Raises `ConfigError`."""
         assert peers.listen is not None
@@ -73,6 +69,7 @@ class OutputServer:
         self._output_dir = output_dir
         self._budget = budget
         self._write = report
+        self._proof_within = proof_within
         self._token = trust.token(peers.token_file)
         self._context = trust.listener_context(peers)
         self._socket = _bound(peers.listen)
@@ -108,8 +105,8 @@ class OutputServer:
         with self._lock:
             is_full = len(self._connections) >= MOST_CONNECTIONS
         if is_full:
-            connection.close()
             self._report(peer, f"{MOST_CONNECTIONS} connections are open")
+            connection.close()
             return
         connection.settimeout(PATIENCE)
         try:
@@ -118,7 +115,7 @@ class OutputServer:
                     connection, server_side=True, do_handshake_on_connect=False
                 )
             with self._lock:
-                self._connections[connection] = Instant(instant() + PROOF_WITHIN)
+                self._connections[connection] = Instant(instant() + self._proof_within)
             threading.Thread(target=self._serve, args=(connection, peer), daemon=True).start()
         except (OSError, RuntimeError) as error:  # it is gone again, or there is no thread for it
             self._forget(connection)
@@ -142,11 +139,8 @@ class OutputServer:
             self._report(peer, str(refusal))
             with suppress(OSError):
                 connection.sendall(_line(OutputPart(refused=str(refusal))))
-                _linger(connection)
         except OSError as error:
             self._report_if_unproved(connection, peer, error)
-            with suppress(OSError):
-                _linger(connection)
         finally:
             self._forget(connection)
 
@@ -214,16 +208,6 @@ def _send_present(connection: socket.socket, output: RunOutput) -> None:
         )
         output.dropped = output.holes = output.truncated = 0
         connection.sendall(_line(part) + chunk)
-
-
-def _linger(connection: socket.socket) -> None:
-    """Let the peer read why it gets nothing: a close with unread bytes would take that away."""
-    plain = socket.socket
-    plain.settimeout(connection, LINGER)
-    plain.shutdown(connection, socket.SHUT_WR)
-    for _ in range(MOST_LINGERING):
-        if not plain.recv(connection, MOST_OF_MESSAGE):
-            return
 
 
 def _line(message: msgspec.Struct) -> bytes:
