@@ -20,7 +20,7 @@ from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskFilt
 from dispatcher.new_task import NewTask
 from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
-from dispatcher.operations.reading import Reader
+from dispatcher.operations.nodes import NodeOperator
 from dispatcher.store.open import open_store
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
@@ -37,7 +37,7 @@ PATIENCE = 5.0
 def _no_progress(_done: int, _total: int | None = None) -> None: ...
 
 
-class Client(Reader):
+class Client(NodeOperator):
     """A connection to the store of one configuration; closed by `with` or `close`.
 
     Every method raises `StoreUnavailable` when the store does not answer within `patience` seconds

@@ -148,6 +148,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """The mistakes of profiles, which alone cannot be used."""
     managed: bool = False
     """Whether a service manager started the daemon."""
+    unregistered: str | None = None
+    """Why the node's row in a shared store is not this daemon's yet; None: it is."""
     store_silent_for_s: float | None = None
     """Seconds since the store last answered; None: it answers."""
     postponed: dict[str, str] = {}

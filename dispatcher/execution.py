@@ -96,6 +96,13 @@ class Claim:
         return self.lease_ttl_ms / 1000 if wanted else None
 
 
+class Claims(list[Claim]):
+    """The claims of one call."""
+
+    again = False
+    """Whether damaged tasks were held instead: commit, and call again."""
+
+
 #: Prefix of the owner of a local claim, made by a shell or program instead of a node.
 LOCAL = "local:"
 

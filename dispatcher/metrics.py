@@ -3,15 +3,18 @@
 Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from dispatcher.daemon_report import HistogramReport
-from dispatcher.model import Outcome, TaskState
-from dispatcher.obstacles import Obstacle
+from dispatcher.model import Leases, Outcome, TaskState
+from dispatcher.nodes import NodeState
+from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.overview import Status
+from dispatcher.times import StoreTime
 
 
 class Metric(NamedTuple):
@@ -41,6 +44,10 @@ METRICS: Sequence[Metric] = (
            "1 while ready tasks wait unintended though slots are free; alert on this."),
     Metric("dispatcher_queue_paused", "gauge", ("queue",), "store",
            "1 for each queue that an operator paused."),
+    Metric("dispatcher_nodes", "gauge", ("state",), "store",
+           "Nodes of the store by state, as `dispatcher nodes` shows it."),
+    Metric("dispatcher_node_draining", "gauge", (), "store",
+           "1 while an operator lets this node take no more work."),
     Metric("dispatcher_runs_stored", "gauge", ("outcome",), "store",
            "Closed runs in the store by outcome; falls when old tasks are pruned. Compute rates"
            " from dispatcher_runs_total."),
@@ -145,12 +152,12 @@ def _buckets(report: HistogramReport) -> tuple[list[tuple[str, float]], float]:
 
 
 def _store_samples(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sample]:
-    standing, leases = status.standing, status.leases
+    standing = status.standing
     yield Sample("dispatcher_up", float(standing.daemon == "running"))
     for queue, counts in status.counts.items():
         for state in TaskState:
             yield Sample("dispatcher_tasks", counts.get(state, 0), (queue, state))
-    for queue, since in status.ready_since.items():
+    for queue, since in status.oldest_ready().items():
         waited = (standing.now - since) / 1000
         yield Sample("dispatcher_oldest_ready_seconds", waited, (queue,))
     waiting = status.waiting()
@@ -159,15 +166,28 @@ def _store_samples(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[
     yield Sample("dispatcher_coming_tasks", status.coming)
     for queue in standing.paused:
         yield Sample("dispatcher_queue_paused", 1, (queue,))
+    yield from _node_samples(standing)
     for outcome in Outcome:
         yield Sample("dispatcher_runs_stored", outcomes.get(outcome, 0), (outcome,))
+    yield from _lease_samples(status.leases, standing.now)
+
+
+def _node_samples(standing: Standing) -> Iterator[Sample]:
+    states = Counter(view.state for view in standing.nodes)
+    for state in NodeState:
+        yield Sample("dispatcher_nodes", states[state], (state,))
+    drains = standing.node is not None and standing.node.draining is not None
+    yield Sample("dispatcher_node_draining", float(drains))
+
+
+def _lease_samples(leases: Leases, now: StoreTime) -> Iterator[Sample]:
     if leases.oldest_renewal is not None and leases.next_expiry is not None:
-        age = (standing.now - leases.oldest_renewal) / 1000
+        age = (now - leases.oldest_renewal) / 1000
         yield Sample("dispatcher_lease_age_seconds", age)
-        left = (leases.next_expiry - standing.now) / 1000
+        left = (leases.next_expiry - now) / 1000
         yield Sample("dispatcher_lease_remaining_seconds", left)
     if leases.oldest_heartbeat is not None:
-        age = (standing.now - leases.oldest_heartbeat) / 1000
+        age = (now - leases.oldest_heartbeat) / 1000
         yield Sample("dispatcher_heartbeat_age_seconds", age)
 
 

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -91,6 +91,10 @@ INTENDED: Mapping[Intent, TaskState] = {
 }
 
 
+#: The labels of a node that has none.
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A submitted task; `created` is false if its key was in use."""
@@ -155,6 +159,8 @@ class Task:
     intent: Intent | None = None
     """Where an operator moves it once its run is settled."""
     intent_reason: str | None = None
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a node must have to run it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +235,21 @@ class Node:
     slots: int
     seen_at: StoreTime
     seen_interval_ms: int
+    """Between two writes of the row."""
+    session: str = ""
+    """The daemon that owns the row; "": none, as on an embedded store, or once it has stopped."""
+    release: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    draining: str | None = None
+    """Why an operator lets it take no more work; None: it takes work."""
+    timeline: int = 0
     listen: str | None = None
     """Where others read the output of its runs, as `tls://HOST:PORT`; None: nowhere."""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """The boot, the pid namespace and the host of its daemon."""
+        return self.boot_id, self.pid_namespace, self.hostname
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

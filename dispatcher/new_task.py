@@ -40,6 +40,8 @@ class NewTask:
     """Its profile's rules, fixed at submit: outcomes by exit code, and the profile's choices for
     `lost`, `leftovers` and `output`."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a node must have to run it."""
     liveness: Liveness = Liveness.PROCESS
     notify: bool = False
     """Whether its runs get a socket of systemd's protocol; with liveness `worker` all do."""

@@ -2,18 +2,14 @@
 
 import enum
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from dispatcher.calendar import UNCHANGED, Calendar
+from dispatcher.calendar import Calendar
 from dispatcher.daemon_report import DaemonReport, ExecutorState, StrandedReport
-from dispatcher.model import Node, PausedQueue, Task, TaskState
-from dispatcher.quantities.durations import Milliseconds
+from dispatcher.model import NO_LABELS, Node, PausedQueue, Run, Task, TaskState
+from dispatcher.nodes import NodeView, full_text, missing_text
 from dispatcher.times import StoreTime
-
-#: Milliseconds for which a step of the host's clock is reported.
-DAY = 86_400_000
-
 
 DaemonState = Literal["running", "not running", "not answering", "not ours"]
 
@@ -28,11 +24,14 @@ class Obstacle(enum.StrEnum):
     DAEMON_NOT_ANSWERING = "daemon_not_answering"
     DAEMON_STOPPING = "daemon_stopping"
     STORE_SILENT = "store_silent"
+    NODE_UNREGISTERED = "node_unregistered"
     EXECUTOR_MISSING = "executor_missing"
     EXECUTOR_SILENT = "executor_silent"
     EXECUTOR_INCOMPATIBLE = "executor_incompatible"
     UNKNOWN_RUNS = "unknown_runs"
     NODE_PAUSED = "node_paused"
+    NODE_DRAINING = "node_draining"
+    LABELS_MISSING = "labels_missing"
     QUEUE_FULL = "queue_full"
     SLOTS_FULL = "slots_full"
     TURN_COMES = "turn_comes"
@@ -42,6 +41,7 @@ class Obstacle(enum.StrEnum):
 FAULTS = frozenset(
     {
         Obstacle.STORE_SILENT,
+        Obstacle.NODE_UNREGISTERED,
         Obstacle.EXECUTOR_MISSING,
         Obstacle.EXECUTOR_SILENT,
         Obstacle.EXECUTOR_INCOMPATIBLE,
@@ -49,16 +49,6 @@ FAULTS = frozenset(
         Obstacle.NODE_PAUSED,
     }
 )
-
-
-def recent_step_text(calendar: Calendar) -> str | None:
-    """Return that the host's clock was set within the last day; None if it was not."""
-    step = calendar.last_step(within_ms=DAY)
-    if step is None:
-        return None
-    way = "ahead" if step.step_ms > 0 else "back"
-    size = Milliseconds(round(abs(step.step_ms), -3))
-    return f"the host's clock was set {way} by {size} at {calendar.iso(step.since)}; {UNCHANGED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +80,10 @@ class Standing:
     """The command that starts the daemon; "" unless it is not running."""
     by_hand: Container[str] = ()
     """Queues that the configuration leaves to local claims; the daemon's report overrides."""
+    full_everywhere: Mapping[str, int] = field(default_factory=dict)
+    """The limits of queues of which no more tasks may run on all nodes."""
+    nodes: Sequence[NodeView] = ()
+    """All nodes of the store, this one among them."""
 
     @property
     def now(self) -> StoreTime:
@@ -101,21 +95,50 @@ class Standing:
         if task.state is TaskState.SCHEDULED:
             text = f"it is due at {self.calendar.iso(task.run_at)}"
             ahead = Reason(Obstacle.NOT_DUE, text, task.run_at)
-            return [ahead, *self.queue_obstacles(task.queue, turn=False)]
+            return [ahead, *self.queue_obstacles(task.queue, task.requires, turn=False)]
         if task.state is TaskState.READY:
-            return self.queue_obstacles(task.queue)
+            return self.queue_obstacles(task.queue, task.requires)
         return [Reason(BY_STATE[task.state], _TEXTS[task.state])] if task.state in _TEXTS else []
 
-    def queue_obstacles(self, queue: str, *, turn: bool = True) -> list[Reason]:
-        """Return what keeps a queue's ready tasks from running; with `turn`, never nothing."""
+    def queue_obstacles(
+        self, queue: str, requires: Mapping[str, str] = NO_LABELS, *, turn: bool = True
+    ) -> list[Reason]:
+        """Return what keeps a queue's ready tasks from running; with `turn`, never nothing.
+
+        `requires`: the labels that they require of a node.
+        """
         found = [*self._queue_limits(queue)]
         if not self.is_by_hand(queue):  # a daemon has no part in such a queue
-            found += [*self.daemon_obstacles(), *self.faults(), *self._room_limits(queue)]
+            found += self._obstacles_of_nodes(queue, requires)
         if not found and turn:
             found.append(
                 Reason(Obstacle.TURN_COMES, "nothing keeps it from running: its turn comes")
             )
         return found
+
+    def elsewhere(self, run: Run) -> NodeView | None:
+        """Return the node that a run is on; None if it is this one, unknown, or a local claim."""
+        found = (one for one in self.nodes if one.node.id == run.node and not one.is_here)
+        return next(found, None)
+
+    @property
+    def others(self) -> Sequence[NodeView]:
+        """The other nodes that take work."""
+        return [one for one in self.nodes if one.takes_work and not one.is_here]
+
+    def _obstacles_of_nodes(self, queue: str, requires: Mapping[str, str]) -> list[Reason]:
+        """Return what keeps this node from claiming; nothing if another one has room."""
+        own = [one for one in self.nodes if one.is_here]
+        lacks_here = bool(requires) and all(one.lacks(requires) for one in own)
+        here = [*self.daemon_obstacles(), *self.drain(), *self.faults(), *self._room_limits(queue)]
+        able = [one for one in self.others if not one.lacks(requires)]
+        if any(one.free for one in able) or not (here or lacks_here):
+            return []
+        if able:
+            return [Reason(Obstacle.SLOTS_FULL, full_text(able)), *here]
+        if lacks_here and self.nodes:
+            here.insert(0, Reason(Obstacle.LABELS_MISSING, missing_text(self.nodes, requires)))
+        return here
 
     def faults(self) -> Iterator[Reason]:
         """Yield what is wrong with this node, as its daemon reports it."""
@@ -125,7 +148,10 @@ class Standing:
         if (silent := report.store_silent_for_s) is not None:
             text = f"the store has not answered the daemon for {silent} s"
             yield Reason(Obstacle.STORE_SILENT, text)
-        yield from self._executor_faults(report)
+        if (watched := report.unregistered) is not None:
+            yield Reason(Obstacle.NODE_UNREGISTERED, watched)
+        else:
+            yield from self._executor_faults(report)
         if unknown := report.unknown_runs:
             runs = "a run" if unknown == 1 else f"{unknown} runs"
             are = "is" if unknown == 1 else "are"
@@ -167,6 +193,13 @@ class Standing:
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
 
+        elif (most := self.full_everywhere.get(queue)) is not None:
+            text = (
+                f"its queue {queue} has {most} running on all nodes, as many as [queues.{queue}]"
+                " global_concurrency allows; local claims do not count"
+            )
+            yield Reason(Obstacle.QUEUE_FULL, text)
+
     def is_by_hand(self, queue: str) -> bool:
         """Return whether the daemon leaves a queue to local claims (`concurrency = 0`)."""
         if self.report is not None:
@@ -187,6 +220,14 @@ class Standing:
         elif self.report is not None and self.report.stopping:
             text = f"the daemon is stopping ({self.report.stopping}): the next one continues"
             yield Reason(Obstacle.DAEMON_STOPPING, text)
+
+    def drain(self) -> Iterator[Reason]:
+        """Yield why an operator lets this node take no more work."""
+        if self.node is not None and (why := self.node.draining) is not None:
+            text = (
+                f"this node takes no more work: {why}; dispatcher node resume {self.node.hostname}"
+            )
+            yield Reason(Obstacle.NODE_DRAINING, text)
 
     @property
     def missing(self) -> Literal["daemon", "executor"] | None:

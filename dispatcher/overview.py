@@ -1,16 +1,20 @@
 """The state of a dispatcher: the store and a running daemon, read together."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dispatcher import control
+from dispatcher.calendar import UNCHANGED, Calendar
 from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
-from dispatcher.model import Leases, Run, Task, TaskState
+from dispatcher.model import NO_LABELS, Leases, Run, Task, TaskState
+from dispatcher.nodes import Requiring, viewed
 from dispatcher.obstacles import BY_STATE, FAULTS, DaemonState, Obstacle, Reason, Standing
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import ReaderStore
+from dispatcher.store.schema import is_shared
 from dispatcher.store.search import last_run
 from dispatcher.times import StoreTime
 
@@ -18,8 +22,14 @@ from dispatcher.times import StoreTime
 #: called stuck: longer than a daemon takes to start, or an executor to be found silent.
 STUCK_AFTER = 30.0
 
+#: Milliseconds for which a step of the host's clock is reported.
+DAY = 86_400_000
+
 #: Running tasks that a status names.
 MOST_RUNNING = 20
+
+#: Groups of tasks with the same queue and required labels that are counted by themselves.
+MOST_GROUPS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,9 @@ class Status:
     counts: Mapping[str, Mapping[TaskState, int]]
     """Tasks in each state, by queue."""
     ready_since: Mapping[str, StoreTime]
-    """Since when the longest ready task of each queue is ready."""
+    """Since when the longest ready task of each queue is ready, those of `requiring` left out."""
+    requiring: Sequence[Requiring] = ()
+    """Ready tasks that require labels of a node; they count in `counts` too."""
     leases: Leases
     running: Sequence[tuple[Task, Run | None]] = ()
     """Tasks that run, at most `MOST_RUNNING`, each with its open run."""
@@ -55,9 +67,20 @@ class Status:
         for queue, counts in self.counts.items():
             for state, obstacle in BY_STATE.items():
                 found[obstacle] += counts.get(state, 0)
-            if ready := counts.get(TaskState.READY, 0):
-                found[self.standing.queue_obstacles(queue)[0].obstacle] += ready
+            requiring = [one for one in self.requiring if one.queue == queue]
+            for one in requiring:
+                found[self._nearest(queue, one.requires).obstacle] += one.tasks
+            ready = counts.get(TaskState.READY, 0) - sum(one.tasks for one in requiring)
+            if ready > 0:
+                found[self._nearest(queue).obstacle] += ready
         return {obstacle: found[obstacle] for obstacle in Obstacle if found[obstacle]}
+
+    def oldest_ready(self) -> Mapping[str, StoreTime]:
+        """Return since when the longest ready task of each queue is ready."""
+        oldest: dict[str, StoreTime] = {}
+        for group in self._ready():
+            oldest[group.queue] = min(group.since, oldest.get(group.queue, group.since))
+        return oldest
 
     def stuck(self) -> Stuck | None:
         """Return the ready tasks that ought to run; None if none waits long, or there is no room.
@@ -71,28 +94,41 @@ class Status:
         if min(ages, default=0.0) < STUCK_AFTER:  # too soon after a start of daemon or run
             return None
         tasks, longest, because = 0, 0.0, None
-        for queue, since in self.ready_since.items():
-            waited = (standing.now - since) / 1000
-            reason = standing.queue_obstacles(queue)[0]
+        for group in self._ready():
+            waited = (standing.now - group.since) / 1000
+            reason = self._nearest(group.queue, group.requires)
             if waited < STUCK_AFTER or reason.obstacle not in FAULTS | {Obstacle.TURN_COMES}:
                 continue
-            tasks += self.counts.get(queue, {}).get(TaskState.READY, 0)
+            tasks += group.tasks
             if waited >= longest:
                 longest, because = waited, reason
         return None if because is None else Stuck(tasks, round(longest, 1), because)
+
+    def _nearest(self, queue: str, requires: Mapping[str, str] = NO_LABELS) -> Reason:
+        return self.standing.queue_obstacles(queue, requires)[0]
+
+    def _ready(self) -> Iterator[Requiring]:
+        """Yield the ready tasks by queue and required labels."""
+        yield from self.requiring
+        for queue, since in self.ready_since.items():
+            tasks = self.counts.get(queue, {}).get(TaskState.READY, 0)
+            tasks -= sum(one.tasks for one in self.requiring if one.queue == queue)
+            yield Requiring(queue=queue, requires={}, tasks=tasks, since=since)
 
 
 def status(store: ReaderStore, config: Config) -> Status:
     """Return the state of everything. Reads every task."""
     with store.snapshot():
         counts, leases = store.counts(), store.leases()
-        ready_since = store.ready_since()
+        requiring = store.requiring(limit=MOST_GROUPS)
+        ready_since = store.ready_since(anywhere=bool(requiring))
         coming, damaged_parts = store.coming(), store.damaged_parts()
         tasks = store.foremost(TaskState.RUNNING, limit=MOST_RUNNING)
         running = [(task, last_run(store, task)) for task in sorted(tasks, key=lambda one: one.id)]
     return Status(
         counts=counts,
         ready_since=ready_since,
+        requiring=requiring,
         leases=leases,
         running=running,
         standing=standing(store, config),
@@ -106,19 +142,35 @@ def standing(store: ReaderStore, config: Config) -> Standing:
     me = known_node_id(config.state_dir)
     with store.snapshot():
         calendar = store.calendar()
-        nodes = {node.id: node for node in store.nodes()}
+        nodes, running = store.nodes(), store.running_by_node()
         paused = {one.queue: one for one in store.paused_queues()}
+        limits = {
+            name: queue.global_concurrency
+            for name, queue in config.queues.items()
+            if queue.global_concurrency is not None
+        }
+        full = {name: most for name, most in limits.items() if store.running_in(name) >= most}
     daemon, report, unreachable = _query_daemon(config)
+    views = viewed(
+        nodes,
+        running,
+        here=me,
+        is_up=daemon == "running",
+        is_shared=is_shared(config.store_url),
+        now=calendar.now,
+    )
     queues = config.queues.items()
     return Standing(
         calendar=calendar,
         paused=paused,
-        node=nodes.get(me or ""),
+        node=next((node for node in nodes if node.id == me), None),
         daemon=daemon,
         report=report,
         unreachable=unreachable,
         start_command=config.start_command() if daemon == "not running" else "",
         by_hand={name for name, queue in queues if queue.concurrency == 0},
+        full_everywhere=full,
+        nodes=views,
     )
 
 
@@ -134,3 +186,13 @@ def _query_daemon(config: Config) -> tuple[DaemonState, DaemonReport | None, str
         return "running", report, None
     unreachable = control.why_unreachable(config)
     return "not running" if unreachable is None else "not answering", None, unreachable
+
+
+def recent_step_text(calendar: Calendar) -> str | None:
+    """Return that the host's clock was set within the last day; None if it was not."""
+    step = calendar.last_step(within_ms=DAY)
+    if step is None:
+        return None
+    way = "ahead" if step.step_ms > 0 else "back"
+    size = Milliseconds(round(abs(step.step_ms), -3))
+    return f"the host's clock was set {way} by {size} at {calendar.iso(step.since)}; {UNCHANGED}"

@@ -47,6 +47,8 @@ class TaskOptions(TypedDict, total=False):
     payload: str | None
     key: str | None
     labels: Mapping[str, str] | None
+    requires: Mapping[str, str] | None
+    """Labels that a node must have to run it."""
     liveness: Liveness | None
     notify: bool | None
     lease_ttl_ms: int | None
@@ -91,7 +93,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
         )
     wanted = {"queue": config.defaults.queue, **given}
     if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
-        wanted = {**_defaults(queue), **wanted}
+        wanted = {**_defaults(queue), **wanted, "requires": _both(queue, wanted)}
     liveness = wanted.setdefault("liveness", Liveness.PROCESS)
     leases = config.leases
     wanted = {
@@ -142,6 +144,7 @@ def _from_profile(
     own = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile)}
     wanted = {**own, **_without_shell(options)}
     wanted["umask"] = None if profile.umask is None else limits.umask(profile.umask)
+    wanted["requires"] = _both(profile, options)
     wanted["env"] = {**(profile.env or {}), **options.get("env", {})}  # type: ignore[dict-item]
     wanted["profile"] = name
     wanted["rules"] = {
@@ -152,6 +155,11 @@ def _from_profile(
     }
     filled = template.fill(profile.command, payload)  # type: ignore[arg-type]
     return filled, {key: value for key, value in wanted.items() if value is not None}
+
+
+def _both(defaults: TaskDefaults, options: Mapping[str, object]) -> dict[str, str]:
+    """Return the labels that the defaults require, and those of the options."""
+    return {**(defaults.requires or {}), **options.get("requires", {})}  # type: ignore[dict-item]
 
 
 def _without_shell(options: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ import msgspec
 
 from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits
-from dispatcher.config.section import NAME
+from dispatcher.config.section import MAX_LABEL, MAX_LABELS, NAME
 from dispatcher.config.task_settings import Meaning
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
@@ -35,9 +35,8 @@ MAX_PAYLOAD = 1024 * 1024
 #: fit into one line to the executor even if each character needs an escape.
 MAX_ENVIRONMENT = 1024 * 1024
 
-#: Bytes of a path (PATH_MAX without its NUL); number of labels.
+#: Bytes of a path (PATH_MAX without its NUL).
 MAX_PATH = 4095
-MAX_LABELS = 64
 
 #: Characters of a line for a shell; few programs have one in their name.
 _FOR_SHELLS = frozenset(" \t\n;&|<>()$`\"'*?")
@@ -80,7 +79,8 @@ def _check(task: NewTask) -> None:
     _check_command(task.command)
     check_payload(task.payload)
     _check_environment(task)
-    _check_labels(task.labels)
+    _check_labels("label", task.labels)
+    _check_labels("require", task.requires)
     _check_rules(task.rules)
     check_number("priority", task.priority, -(2**31), 2**31 - 1)
     check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
@@ -197,12 +197,14 @@ def signal_number(given: object) -> int:
         raise InvalidTask(f"kill_signal: {error}") from None
 
 
-def _check_labels(labels: Mapping[str, str]) -> None:
+def _check_labels(option: str, labels: Mapping[str, str]) -> None:
     if len(labels) > MAX_LABELS:
-        raise InvalidTask(f"label: {len(labels)} labels are more than {MAX_LABELS}; leave some out")
+        raise InvalidTask(
+            f"{option}: {len(labels)} labels are more than {MAX_LABELS}; leave some out"
+        )
     for name, value in labels.items():
-        check_name("label", name)
-        _text(f"label {name}", value, 255)
+        check_name(option, name)
+        _text(f"{option} {name}", value, MAX_LABEL)
 
 
 def _check_rules(rules: Mapping[str, str]) -> None:

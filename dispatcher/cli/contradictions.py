@@ -63,7 +63,7 @@ def _is_stdin(path: object) -> bool:
 
 
 def _refuse_repeated(given: Mapping[str, Any]) -> None:
-    for option in ("label", "env"):
+    for option in ("label", "require", "env"):
         texts = [*given.get(option, ()), *given.get(f"unset_{option}", ())]
         lines.refuse_repeated(option, texts, given.get("name") if option == "label" else None)
     for unset in given.get("unset", ()):

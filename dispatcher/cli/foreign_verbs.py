@@ -35,6 +35,8 @@ MEANT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("switch", "urgent", "prioritize"), "edit ID --urgent"),
     "top": "edit ID --urgent`, or `dispatcher list -w",
     "suspend": "hold ID",
+    "drain": "node drain NODE",
+    **dict.fromkeys(("hosts", "workers", "machines"), "nodes"),
     **dict.fromkeys(("start", "continue"), "run`, `resume QUEUE` or `release ID"),
     "scontrol": "show ID`, `edit ID`, `hold ID`, `release ID`, `retry ID` or `reload",
     **dict.fromkeys(("daemon", "worker", "serve"), "run`, or `dispatcher run --detach"),

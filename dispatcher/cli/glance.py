@@ -68,14 +68,16 @@ class View:
 
 
 def obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
-    """Return a function for a task's nearest obstacle: the ready ones of a queue share it."""
+    """Return a function for a task's nearest obstacle: ready ones of a queue, alike, share it."""
 
     @cache
-    def of_queue(queue: str) -> Obstacle:
-        return standing.queue_obstacles(queue)[0].obstacle
+    def nearest(queue: str, requires: tuple[tuple[str, str], ...]) -> Obstacle:
+        return standing.queue_obstacles(queue, dict(requires))[0].obstacle
 
     def obstacle(task: Task) -> Obstacle | None:
-        return of_queue(task.queue) if task.state is TaskState.READY else BY_STATE.get(task.state)
+        if task.state is not TaskState.READY:
+            return BY_STATE.get(task.state)
+        return nearest(task.queue, tuple(task.requires.items()))
 
     return obstacle
 
@@ -122,8 +124,9 @@ def omitted(found: Glance) -> Iterator[str]:
 def hindrances(counts: Mapping[TaskState, int], standing: Standing) -> Iterator[str]:
     """Yield what keeps all unfinished tasks, or those of a queue, from going on."""
     if any(counts.get(state) for state in TaskState if state not in FINISHED):
-        for reason in (*standing.daemon_obstacles(), *standing.faults()):
-            yield render.plain(reason.text)
+        if not standing.others:
+            for reason in (*standing.daemon_obstacles(), *standing.drain(), *standing.faults()):
+                yield render.plain(reason.text)
         if len(standing.paused) > MOST_PAUSED:
             yield f"{len(standing.paused)} queues are paused; dispatcher status names them"
             return
@@ -170,6 +173,7 @@ def _of_running(task: Task, run: Run, view: View) -> str:
     output = _output(run, view)
     silent = _silence(run, None if output is None else output[1], view)
     facts = (
+        "" if (there := view.standing.elsewhere(run)) is None else f"on {render.line(there.name)}",
         f"ends as {task.ending}" if task.ending else "",
         "" if run.started_at else "starts",
         render.progress_text(run),

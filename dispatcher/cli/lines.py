@@ -46,6 +46,7 @@ _KINDS: Mapping[str, Any] = {
     **dict.fromkeys(limits.BUDGETS, int),
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
+    "require": dict[str, str] | list[str],
     "name": str,
 }
 
@@ -62,7 +63,7 @@ LONGEST = 16 * 1024 * 1024
 _MOST_KEYS = 20_000
 
 #: Keys by the names that `list --json` prints.
-_ALSO = {"labels": "label"}
+_ALSO = {"labels": "label", "requires": "require"}
 
 _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS, *limits.DELAYS})
 
@@ -117,7 +118,7 @@ def _task(
     fields: dict[str, Any], config: Config, options: TaskOptions, environ: Mapping[str, str]
 ) -> NewTask:
     command, name = fields.pop("command", []), fields.pop(NAME, None)
-    for key in ("label", "env"):
+    for key in ("label", "require", "env"):
         refuse_repeated(key, fields.get(key, ()), name if key == "label" else None)
     if fields.pop("urgent", False):
         if "priority" in fields:
@@ -282,7 +283,7 @@ def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
             raise InvalidTask("payload: is not UTF-8; encode it so") from None
     if isinstance(fields.get("env"), list):
         fields["env"] = variables(fields["env"], environ)
-    if "label" in fields:
-        label = fields.pop("label")
-        fields["labels"] = pairs("label", label) if isinstance(label, list) else label
+    for key in fields.keys() & {"label", "require"}:
+        given = fields.pop(key)
+        fields[f"{key}s"] = pairs(key, given) if isinstance(given, list) else given
     return cast("TaskOptions", fields)

@@ -14,7 +14,7 @@ from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.render import command_text
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.model import PausedQueue, Task, TaskFilter, TaskState
+from dispatcher.model import Node, PausedQueue, Task, TaskFilter, TaskState
 from dispatcher.store.open import database_path, remembered_identity
 from dispatcher.store.search import each_task
 
@@ -35,7 +35,7 @@ _Offers = Iterable[tuple[str, str]]
 
 
 def offer(kind: str, begun: str) -> list[CompletionItem]:
-    """Return the names of a kind that begin so: "queues", "paused" or "profiles"."""
+    """Return the names of a kind that begin so: "queues", "paused", "profiles" or "nodes"."""
     return _begun(_OFFERS[kind], begun)
 
 
@@ -101,8 +101,18 @@ def _from_store(config: Config, query: Callable[[Client], Sequence[_T]]) -> Sequ
         return query(store)
 
 
+def _nodes(config: Config) -> _Offers:
+    return [(one.hostname, one.draining or "") for one in _from_store(config, _all_nodes)]
+
+
+def _all_nodes(client: Client) -> Sequence[Node]:
+    with client.store.snapshot():
+        return client.store.nodes()
+
+
 _OFFERS: Mapping[str, Callable[[Config], _Offers]] = {
     "queues": _queues,
     "paused": _paused,
+    "nodes": _nodes,
     "profiles": _profiles,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from dispatcher import nodes
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import end_of
 from dispatcher.execution import LOCAL
@@ -65,7 +66,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "umask": None if task.umask is None else f"{task.umask:04o}",
         "env": sorted(task.env),
         "key": task.key,
-        "labels": dict(task.labels),
+        **{name: dict(getattr(task, name)) for name in ("labels", "requires")},
     }
 
 
@@ -265,4 +266,4 @@ def seconds(count: float) -> str:
 
 def pairs_text(pairs: Mapping[str, str]) -> str:
     """Return a mapping as NAME=VALUE pairs."""
-    return plain(" ".join(f"{name}={value}" for name, value in sorted(pairs.items())))
+    return plain(nodes.pairs_text(pairs))

@@ -61,6 +61,7 @@ def _checked(ctx: click.Context, words: list[str]) -> list[str]:
             param.type_cast_value(ctx, given[param.name])
     lines.variables(given.get("env", ()), os.environ)
     lines.named(given.get("name"), lines.pairs("label", given.get("label", ())))
+    lines.pairs("require", given.get("require", ()))
     return words
 
 

@@ -32,6 +32,10 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "pause": Verb("Stop all claims from queues.", changes=True),
         "resume": Verb("Allow claims from paused queues again.", changes=True),
     },
+    "Nodes": {
+        "nodes": Verb("List the nodes of the store, and what runs on each."),
+        "node": Verb("Drain a node, let it take work again, or forget it.", changes=True),
+    },
     "Being the worker": {
         "claim": Verb("Claim a task to work on it from a shell."),
         "heartbeat": Verb("Renew a claim's lease.", changes=True),

@@ -58,6 +58,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     store_url: str
     store_schema: str
     slots: int
+    labels: Mapping[str, str] = {}
+    """Of this node."""
     daemon: DaemonSection
     executor: ExecutorSection
     leases: LeasesSection
@@ -285,6 +287,7 @@ def resolve(
         store_url=tried(lambda: places.store_url(settings, state_dir, environ), ""),
         store_schema=tried(lambda: places.store_schema(settings), ""),
         slots=settings.node.slots or len(os.sched_getaffinity(0)),
+        labels=settings.node.labels or {},
         **{name: getattr(settings, name) for name in _SECTIONS},
     )
     return config, mistakes

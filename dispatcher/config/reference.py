@@ -191,6 +191,7 @@ def effective(config: Config, environ: Mapping[str, str] = os.environ) -> Iterat
         ("node", "state_dir"): str(config.state_dir),
         ("node", "runtime_dir"): str(config.runtime_dir),
         ("node", "slots"): config.slots,
+        ("node", "labels"): config.labels,
         ("store", "url"): config.store_url,
         ("store", "schema"): config.store_schema,
         ("daemon", "on_stop"): config.on_stop,

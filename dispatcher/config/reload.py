@@ -88,6 +88,7 @@ def _given_values(config: Config) -> Iterator[tuple[str, object]]:
     yield "node.state_dir", str(config.state_dir)
     yield "node.runtime_dir", str(config.runtime_dir)
     yield "node.slots", config.slots
+    yield "node.labels", config.labels or None
     yield "store.url", config.store_url
     yield "store.schema", config.store_schema
     for name in config.__struct_fields__:

@@ -1,11 +1,13 @@
 """The base of every table of the configuration file, and the limits and types of its keys."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from dispatcher.complaints import NO_NAME
 from dispatcher.quantities import durations
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
@@ -15,6 +17,10 @@ DERIVED = Milliseconds(-1)
 
 #: A name of a queue or label: it can stand in a table, a file and a command line.
 NAME = r"\A[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,99}\Z"
+
+#: Labels of a node or a task, and bytes of the value of one.
+MAX_LABELS = 64
+MAX_LABEL = 255
 
 #: The largest integer of a key: the store's columns are signed, and other programs read 32 bits.
 MOST = 2**31 - 1
@@ -80,6 +86,19 @@ def at_least(least: int, section: Section, *fields: str) -> Iterator[str]:
     for field in fields:
         if (given := getattr(section, field)) is not None and given < least:
             yield f"{key_of(field)}: {given} is less than {least}; raise it"
+
+
+def label_mistakes(key: str, labels: Mapping[str, str]) -> Iterator[str]:
+    """Yield the mistakes of the labels of a node, or of those that a task requires."""
+    if len(labels) > MAX_LABELS:
+        yield f"{key}: {len(labels)} labels are more than {MAX_LABELS}; leave some out"
+    for name, value in labels.items():
+        if not re.fullmatch(NAME, name):
+            yield f"{key}: {name!r} {NO_NAME}"
+        elif "\0" in value:
+            yield f"{key}: {name} holds a NUL character, which no text of a store may; leave it out"
+        elif (size := len(value.encode(errors="surrogatepass"))) > MAX_LABEL:
+            yield f"{key}: {name}: {size} bytes are more than {MAX_LABEL}; shorten it"
 
 
 def duration_or_never(text: str) -> Milliseconds | None:

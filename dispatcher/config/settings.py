@@ -31,6 +31,7 @@ from dispatcher.config.section import (
     TenSeconds,
     at_least,
     duration_or_never,
+    label_mistakes,
 )
 from dispatcher.config.task_settings import Defaults, Profile, Queue
 from dispatcher.execution import BUILT_IN, KILL_GRACE_MS
@@ -51,6 +52,12 @@ class NodeSection(Section, frozen=True):
     Inside a task `$DISPATCHER_RUNTIME_DIR` takes precedence."""
     slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
     """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
+    labels: Annotated[dict[str, str], Meta(examples=[{"gpu": "a100"}])] | None = None
+    """What this host has that not every one of the store has. A task that was submitted with
+    `--require gpu=a100` runs only where `labels` has that name with that value."""
+
+    def _mistakes(self) -> Iterator[str]:
+        yield from label_mistakes("labels", self.labels or {})
 
 
 class StoreSection(Section, frozen=True):

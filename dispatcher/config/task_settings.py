@@ -15,6 +15,7 @@ from dispatcher.config.section import (
     TenSeconds,
     above_zero,
     at_least,
+    label_mistakes,
 )
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
@@ -87,6 +88,9 @@ class TaskDefaults(Section, frozen=True):
     """Deferrals (exit code 75) after which a task is held."""
     max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] | None = None
     """Runs lost by the dispatcher, as in a crash, after which a task is held."""
+    requires: Annotated[dict[str, str], Meta(examples=[{"gpu": "a100"}])] | None = None
+    """Labels that a node must have to run a task (see `[node] labels`), besides those that its
+    submit requires."""
 
     def _mistakes(self) -> Iterator[str]:
         times = [f"{name}_ms" for name in limits.TIMEOUTS]
@@ -102,6 +106,7 @@ class TaskDefaults(Section, frozen=True):
                 yield f"kill_signal: {error}"
         if mistake := limits.contradiction(self):
             yield mistake
+        yield from label_mistakes("requires", self.requires or {})
         least, most = self.backoff_min_ms, self.backoff_max_ms
         if (
             least is not None
@@ -120,6 +125,9 @@ class Queue(TaskDefaults, frozen=True):
     """How many of its tasks run at once on this node. Left out: as many as there are slots. Local
     claims (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon claims
     nothing from it: a queue for local claims, for which `run --drain` does not wait."""
+    global_concurrency: Annotated[int, Meta(ge=1, le=1_000_000, examples=[10])] | None = None
+    """The same on all nodes that share the store: never more than that many, whoever claims. Each
+    daemon obeys its own file, so let all say the same. Left out: no limit but that of each."""
 
 
 #: The meanings that a profile may give to exit codes.

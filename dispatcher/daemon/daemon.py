@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from dispatcher import wire
-from dispatcher.config import environment_file, limits
+from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.environment_file import Variables
 from dispatcher.config.reload import Reloaded, reload, with_environments
@@ -25,9 +25,9 @@ from dispatcher.daemon.launcher import Launcher
 from dispatcher.daemon.listener import Listener
 from dispatcher.daemon.loop import Loop
 from dispatcher.daemon.outputs import Bounds, OutputDirectory
+from dispatcher.daemon.settings import session_of, settings
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError, cannot_write
-from dispatcher.executor_api import StartSettings
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.host.signals import Signals
@@ -74,8 +74,8 @@ class Daemon:
         """Wire the parts. Raises `ConfigError`, `StoreUnavailable` where the disk is full."""
         self._config, self._node, self._until_idle = config, node, until_idle
         self._executor, self._around = executor, around
-        self._variables = environment_file.read_all(config)
-        followed = settings(config, node, self._variables, until_idle=until_idle)
+        self._variables, self._session = environment_file.read_all(config), session_of(config)
+        followed = self._settings(config, self._variables)
         self._outputs = _output_directory(config)
         self._control = None if around.listen is None else around.listen()
         self.supervisor = Supervisor(
@@ -106,6 +106,7 @@ class Daemon:
         if is_embedded(self._config) and self.supervisor.leaves_nothing_behind:
             self._executor.send(wire.Leave())
         self.loop.flush(within=LAST_MESSAGES_WITHIN)
+        self.supervisor.leave()
         self.supervisor.log_left_behind()
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class Daemon:
         reloaded = reload(self._config, os.environ)
         variables = environment_file.read_all(reloaded.config, self._variables)
         reloaded = with_environments(reloaded, self._variables.of, variables.of)
-        followed = settings(reloaded.config, self._node, variables, until_idle=self._until_idle)
+        followed = self._settings(reloaded.config, variables)
         self.supervisor.reconfigure(followed)
         self._outputs.bounds = _bounds(reloaded.config)
         self._around.set_up_logs(reloaded.config)
@@ -131,6 +132,11 @@ class Daemon:
         self._config, self._variables = reloaded.config, variables
         self._report_configuration()
         return reloaded
+
+    def _settings(self, config: Config, variables: Variables) -> SupervisorSettings:
+        return settings(
+            config, self._node, variables, until_idle=self._until_idle, session=self._session
+        )
 
     def _report_configuration(self) -> None:
         """Let `status` report the file and the mistakes of profiles; log the mistakes."""
@@ -211,44 +217,6 @@ def executor_client(
 def is_embedded(config: Config) -> bool:
     """Whether the daemon starts its executor itself."""
     return config.executor.mode == "embedded"
-
-
-def settings(
-    config: Config, node: str, variables: Variables, *, until_idle: bool
-) -> SupervisorSettings:
-    """Return what the supervisor needs of the configuration."""
-    leases, absence_ms = config.leases, config.absence_limit_ms
-    retention_ms = config.output.retention_ms
-    return SupervisorSettings(
-        node_id=node,
-        hostname=socket.gethostname(),
-        slots=config.slots,
-        output_dir=str(config.output_dir),
-        listen=config.peers.announced,
-        poll=config.daemon.poll_ms / 1000,
-        drain_timeout=config.daemon.drain_timeout_ms / 1000,
-        until_idle=until_idle,
-        kill_grace=leases.kill_grace_ms / 1000,
-        reap_interval=leases.reap_interval_ms / 1000,
-        absence_limit=None if absence_ms is None else absence_ms / 1000,
-        retention=None if retention_ms is None else retention_ms / 1000,
-        takeover_margin=leases.takeover_margin_ms / 1000,
-        concurrency={
-            name: queue.concurrency
-            for name, queue in config.queues.items()
-            if queue.concurrency is not None
-        },
-        start=StartSettings(
-            worker_socket=str(config.runtime_dir / "worker.sock"),
-            exit_grace=leases.exit_grace_ms / 1000,
-            leftover_grace=leases.leftover_grace_ms / 1000,
-            output_budget=int(config.output.run_budget),
-            umask=limits.umask(config.defaults.umask),
-            configuration=config.environment,
-            environments=variables.of,
-            unusable=variables.unusable,
-        ),
-    )
 
 
 def _bounds(config: Config) -> Bounds:

@@ -21,7 +21,7 @@ from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
 from dispatcher.host.node import known_node_id
-from dispatcher.obstacles import recent_step_text
+from dispatcher.overview import recent_step_text
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
 from dispatcher.store.open import (

@@ -115,6 +115,24 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "The daemon holds its locks, the store answered, and the loop runs.",
             fields={"pid": int, "slots": int},
         ),
+        "node.watched": Event(
+            "Another daemon wrote this node's row in the shared store, in another boot, pid"
+            " namespace or host. It is watched for `timeout_s`: if it still writes, this daemon"
+            " exits.",
+            "warning",
+            fields={"hostname": str, "timeout_s": float},
+        ),
+        "node.registered": Event(
+            "The node's row in the shared store is this daemon's. `before`: the host that wrote"
+            " it until then.",
+            fields={"before": str | None},
+        ),
+        "node.left_draining": Event(
+            "`run --drain` ends although tasks may be left: an operator lets this node take no more"
+            " work.",
+            "warning",
+            fields={"reason": str},
+        ),
         "daemon.signalled": Event(
             "A signal arrived that stops the daemon or makes it reload its configuration.",
             fields={"signal": str},

@@ -20,6 +20,9 @@ from dispatcher.wire import KillMode
 #: States of tasks that can be edited: they wait, or may be retried.
 EDITABLE = frozenset(TaskState) - {TaskState.RUNNING, TaskState.SUCCEEDED}
 
+#: Edits whose pairs are set or removed one by one.
+_PAIRS = frozenset({"env", "labels", "requires"})
+
 #: Milliseconds.
 _MINUTE = 60_000
 
@@ -43,6 +46,8 @@ class TaskEdits(TypedDict, total=False):
     """Variables to set; None removes one. Others stay."""
     labels: Mapping[str, str | None]
     """The same of labels."""
+    requires: Mapping[str, str | None]
+    """The same of the labels that a node must have."""
     lease_ttl_ms: int
     run_timeout_ms: int | None
     """None: no longer any; so with all that follow."""
@@ -172,7 +177,7 @@ def edited(config: Config, task: Task, edits: TaskEdits, now: StoreTime) -> Task
         _check_command(config, task, edits["command"])
     changes: dict[str, Any] = {**edits}
     delay_ms = changes.pop("delay_ms", None)
-    for name in changes.keys() & {"env", "labels"}:
+    for name in changes.keys() & _PAIRS:
         changes[name] = _without_none({**getattr(task, name), **changes[name]})
     fixed = {name: changes[name] for name in changes.keys() & submission.FIXED.keys()}
     changes |= submission.fixed(config, fixed)
@@ -195,7 +200,7 @@ def _typed(edits: TaskEdits) -> TaskEdits:
         raise TypeError(f"no edit of a task: {', '.join(sorted(unknown))}")
     typed: TaskEdits = task_checks.typed(edits, TaskEdits)
     values: dict[str, Any] = {name: value for name, value in typed.items() if value is not None}
-    for name in values.keys() & {"env", "labels"}:
+    for name in values.keys() & _PAIRS:
         values[name] = _without_none(values[name])
     if (signal := values.get("kill_signal")) is not None:
         typed["kill_signal"] = values["kill_signal"] = task_checks.signal_number(signal)

@@ -23,6 +23,10 @@ PAUSE = 0.005
 STEPS = 20
 
 
+#: Ready tasks among which one is searched that this host may run.
+FOREMOST = 101
+
+
 class LocalClaims:
     """The claims of one client, with their locks by task id."""
 
@@ -112,6 +116,7 @@ class LocalClaims:
             output_dir=str(self._config.output_dir),
             task_id=task_id,
             lease_ttl_ms=lease_ttl_ms,
+            labels=self._config.labels,
             now=now,
         )
 
@@ -120,8 +125,9 @@ class LocalClaims:
         if task_id is not None:
             return False
         with self._store.snapshot():
-            is_ready = bool(self._store.foremost(TaskState.READY, queue=queue, limit=1))
-        if is_ready:
+            first = self._store.foremost(TaskState.READY, queue=queue, limit=FOREMOST)
+        has = self._config.labels.items()
+        if is_ready := any(task.requires.items() <= has for task in first):
             sleep(PAUSE)
         return is_ready
 

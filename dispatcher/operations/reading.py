@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dispatcher.calendar import Calendar
@@ -13,6 +13,7 @@ from dispatcher.store.api import Store
 from dispatcher.store.search import each_task
 
 if TYPE_CHECKING:
+    from dispatcher.nodes import NodeView
     from dispatcher.obstacles import Standing
     from dispatcher.overview import Status
 
@@ -65,6 +66,10 @@ class Reader:
         from dispatcher import overview  # noqa: PLC0415 - no submit needs it
 
         return overview.standing(self.store, self.config)
+
+    def nodes(self) -> Sequence[NodeView]:
+        """Return the nodes of the store, by hostname."""
+        return self.standing().nodes
 
     def outcomes(self) -> Mapping[Outcome, int]:
         """Return the number of closed runs of each outcome."""

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
-from dispatcher.execution import NO_ROWS, Claim, OpenRun, Rows, Settlement, StartedRun
+from dispatcher.execution import NO_ROWS, Claim, Claims, OpenRun, Rows, Settlement, StartedRun
 from dispatcher.model import (
     FINISHED,
+    NO_LABELS,
     GivenUp,
     Leases,
     Node,
@@ -28,6 +29,7 @@ from dispatcher.model import (
     TaskState,
 )
 from dispatcher.new_task import NewTask
+from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
 from dispatcher.store.bell import Bell
 from dispatcher.times import StoreTime
@@ -143,8 +145,14 @@ class ReaderStore(Transactions, Protocol):
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         """Return the number of tasks by queue and state, without zeros."""
 
-    def ready_since(self) -> Mapping[str, StoreTime]:
-        """Return, by queue, since when the ready task that waits longest is ready."""
+    def ready_since(self, *, anywhere: bool = False) -> Mapping[str, StoreTime]:
+        """Return, by queue, since when the ready task that waits longest is ready.
+
+        With `anywhere`, of the tasks that require no labels: it reads all ready ones.
+        """
+
+    def requiring(self, *, limit: int) -> list[Requiring]:
+        """Return at most `limit` groups of ready tasks that require labels, by queue and labels."""
 
     def outcomes(self) -> Mapping[Outcome, int]:
         """Return the number of closed runs by outcome, without zeros."""
@@ -153,7 +161,16 @@ class ReaderStore(Transactions, Protocol):
         """Return the state of all running tasks' leases, local claims included."""
 
     def nodes(self) -> Sequence[Node]:
-        """Return every node that ever recorded itself."""
+        """Return every node that recorded itself and was not forgotten, by hostname."""
+
+    def node(self, node_id: str) -> Node | None:
+        """Return one node's row."""
+
+    def running_in(self, queue: str) -> int:
+        """Return how many tasks of a queue run, local claims left out."""
+
+    def running_by_node(self) -> Mapping[str, int]:
+        """Return how many open runs each node has, without zeros."""
 
     def paused_queues(self) -> list[PausedQueue]:
         """Return the paused queues, by name."""
@@ -309,6 +326,19 @@ class OperatorStore(ReaderStore, Protocol):
     def resume(self, queue: str) -> bool:
         """Allow claims from a queue again; False if it was not paused."""
 
+    def drain_node(self, node_id: str, reason: str) -> bool:
+        """Let a node claim nothing more, for a new reason too; False if it has no row."""
+
+    def resume_node(self, node_id: str) -> bool:
+        """Allow a node to claim again; False if it was not draining."""
+
+    def forget_node(self, node_id: str, *, now: StoreTime) -> bool:
+        """Delete a node's row; False, and nothing written, while it may live.
+
+        That is: while it has open runs, or was seen within three of its intervals and has not
+        stopped. A daemon that lives writes its row again.
+        """
+
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
@@ -332,9 +362,12 @@ class OperatorStore(ReaderStore, Protocol):
         output_dir: str,
         task_id: int | None = None,
         lease_ttl_ms: int | None = None,
+        labels: Mapping[str, str] = NO_LABELS,
         now: StoreTime,
     ) -> Claim | None:
         """Claim a queue's next ready task, or the named one, outside of any node; None if paused.
+
+        The next one requires none but these labels; the named one may require any.
 
         `owner` begins with `execution.LOCAL`. As `claim`, but only beats renew the lease, whatever
         the liveness, and takeover is at its expiry. A `lease_ttl_ms` becomes the task's. No beat
@@ -363,8 +396,10 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def next_failure(self) -> StoreTime | None:
         """Return when the next task that does not run is over its time."""
 
-    def ready_queues(self, *, after: str, limit: int) -> list[str]:
-        """Return at most `limit` queues with ready tasks, each once.
+    def ready_queues(
+        self, *, after: str, limit: int, node: str = "", session: str = ""
+    ) -> list[str]:
+        """Return at most `limit` queues with ready tasks, each once; none for a node that drains.
 
         By name, from the first after `after` and then from the beginning: a caller that passes the
         last queue served is fair to all.
@@ -377,17 +412,25 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         limit: int,
         node: str,
         output_dir: str,
+        session: str = "",
+        labels: Mapping[str, str] = NO_LABELS,
+        most: int | None = None,
         until: StoreTime | None = None,
         now: StoreTime,
-    ) -> list[Claim]:
+    ) -> Claims:
         """Claim at most `limit` ready tasks of a queue: highest priority first, then lowest id.
+
+        Only those that require none but these `labels`. Claims nothing while the node drains, or
+        if its row belongs to another session. With `most`, no more than that many tasks of the
+        queue run on all nodes, local claims left out; it claims nothing while another node claims
+        with such a limit (see `add_limits`).
 
         Makes lock, run uid and the next fence, opens the run with the output path
         `<output_dir>/<uid>.log`, resets every per-run field, and sets the lease to `now` + the
         task's ttl. Unless the claim is confirmed again, another node may take it once `until` and
         the task's kill grace are over; None: never. Claims nothing from a paused queue. A task
         whose row was damaged by hand is held, with the damage as its reason: at most 100 in one
-        call, which then claims nothing; commit, and call again.
+        call, which then claims nothing, and says so by `again`.
 
         A claim lists the outputs of the task's earlier runs on this node that may have had a
         process, latest first, without those whose leftovers may go on.
@@ -398,6 +441,9 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
         Of what is then read, and decided, nothing changes until the commit.
         """
+
+    def add_limits(self, queues: Iterable[str]) -> None:
+        """Prepare queues for claims with `most`: before the first one, in order of name."""
 
     def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         """Record pid and start of open runs, and begin their leases anew; return how many."""
@@ -469,14 +515,29 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         """Return the next `takeover_at` of claims of other nodes."""
 
-    def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
+    def has_unfinished(
+        self, *, but: Iterable[str] = (), labels: Mapping[str, str] | None = None
+    ) -> bool:
         """Return whether any task is ready, scheduled or running, except in these queues.
 
-        Sound parts of accepted bulk submits count.
+        With `labels`, tasks that require others and do not run are left out. Sound parts of
+        accepted bulk submits count.
         """
 
-    def record_node(self, node: Node) -> None:
-        """Write or overwrite the node's row."""
+    def take_node(self, node: Node, *, was: str) -> bool:
+        """Make the node's row this session's, if its session was `was`, or if there is no row.
+
+        When it was last seen stays. False, and nothing written, if another session was faster.
+        """
+
+    def record_node(self, node: Node) -> bool:
+        """Write or overwrite the node's row, but not whether it drains.
+
+        False, and nothing written, if the row belongs to another session.
+        """
+
+    def leave_node(self, node_id: str, session: str) -> None:
+        """Give up a session's row: the next daemon of the node takes it at once."""
 
 
 class Store(SubmitterStore, OperatorStore, SupervisorStore, Protocol):

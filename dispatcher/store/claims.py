@@ -3,15 +3,17 @@
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any, Final
 
-from dispatcher.execution import Claim
+from dispatcher.execution import Claim, Claims
 from dispatcher.model import Outcome
 from dispatcher.store import moves
-from dispatcher.store.engine import Engine, Values
+from dispatcher.store.engine import Dialect, Engine, Values
 from dispatcher.store.rows import Ready, ready_from
 from dispatcher.store.statements import claims as sql
 from dispatcher.store.statements.given import rows_of
+from dispatcher.store.statements.nodes import fits
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
 
@@ -33,16 +35,22 @@ def secret() -> str:
     return os.urandom(16).hex()
 
 
+@cache
+def ready(dialect: Dialect) -> str:
+    """Return the statement of a queue's next ready tasks that a node may run."""
+    return sql.READY.replace("{fits}", fits(dialect))
+
+
 def claimable(
     engine: Engine,
     statement: str,
     values: Values,
     *,
     now: StoreTime,
-) -> list[Ready]:
+) -> list[Ready] | None:
     """Return ready tasks by a statement; hold those with a damaged row first, so they hide none.
 
-    Returns none once `MOST_DAMAGED` are held: the caller commits them and calls again.
+    Returns None once `MOST_DAMAGED` are held: the caller commits them and calls again.
     """
     left = MOST_DAMAGED
     while left:
@@ -54,7 +62,7 @@ def claimable(
             return [ready for ready, _ in found]
         moves.make(engine, moves.HOLD, damaged, now=now)
         left -= len(damaged)
-    return []
+    return None
 
 
 def claim(
@@ -65,7 +73,7 @@ def claim(
     output_dir: str,
     until: StoreTime | None,
     now: StoreTime,
-) -> list[Claim]:
+) -> Claims:
     """Claim ready tasks for a node, and open their runs."""
     planned = [
         _planned(ready, output_dir, takeover_at=ready.takeover_at(until), now=now)
@@ -125,17 +133,17 @@ def _opened(
     planned: Sequence[tuple[Ready, dict[str, Any]]],
     owner: str,
     now: StoreTime,
-) -> list[Claim]:
+) -> Claims:
     """Move the tasks, open the runs, and return the claims."""
     if not planned:
-        return []
+        return Claims()
     repeated = [{"task_id": ready.task_id} for ready, _ in planned if ready.fence]
     outcomes, outputs = _earlier_runs(engine, repeated, owner)
     runs = [values for _, values in planned]
     moves.make(engine, moves.CLAIM, runs, now=now)
     values = {"owner": owner, "now": now, "given": rows_of(runs)}
     ids = {uid: run_id for run_id, uid in engine.rows(sql.OPEN, values)}
-    return [
+    return Claims(
         Claim(
             run_id=ids[values["uid"]],
             run_uid=RunUid(values["uid"]),
@@ -148,7 +156,7 @@ def _opened(
             **{name: values[name] for name in _MINTED},
         )
         for ready, values in planned
-    ]
+    )
 
 
 def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:

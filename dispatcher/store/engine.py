@@ -57,13 +57,20 @@ class Dialect:
     """Definition of an integer primary key without reuse."""
     shared: bool
     """Whether nodes on other hosts may use the database."""
-    each_label: str
-    """The JSON object `labels` as a table with the columns `key` and `value`."""
+    each_pair: str
+    """The JSON object `{text}` as a table with the columns `key` and `value`.
+
+    Empty for a text that is none.
+    """
     text_in_command: str
     """Whether `:text` is in the arguments of the JSON array `command`, joined by spaces.
 
     An empty text, as from a shell's unset variable, is in none.
     """
+
+    def pairs(self, text: str) -> str:
+        """Return the table of the pairs of a JSON object, given as an expression."""
+        return self.each_pair.replace("{text}", text)
 
 
 class Engine(Protocol):

@@ -3,23 +3,37 @@
 A verb that would change nothing, as the run has succeeded, writes neither intent nor ending.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from dispatcher.execution import Claim, OpenRun, Rows
-from dispatcher.model import FINISHED, Intent, Outcome, Pruned, Task, TaskFilter, TaskState
+from dispatcher.model import (
+    FINISHED,
+    NO_LABELS,
+    Intent,
+    Outcome,
+    Pruned,
+    Task,
+    TaskFilter,
+    TaskState,
+)
 from dispatcher.selection import CHANGES
 from dispatcher.store import claims, moves
 from dispatcher.store.engine import Values
-from dispatcher.store.parameters import edit_parameters, edited_columns
+from dispatcher.store.parameters import edit_parameters, edited_columns, labels_text
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import locks as locks_sql
+from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements import submitters as submitters_sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
+
+#: The parameters of a claim that no node makes.
+_NO_NODE: Final = {"node": "", "session": ""}
 
 
 class SqlOperator(SqlReader):
@@ -79,6 +93,17 @@ class SqlOperator(SqlReader):
     def resume(self, queue: str) -> bool:
         return self._announce(self.engine.change(sql.RESUME, {"queue": queue}) > 0)
 
+    def drain_node(self, node_id: str, reason: str) -> bool:
+        values = {"node": node_id, "reason": reason}
+        return self.engine.change(nodes_sql.DRAIN, values) > 0
+
+    def resume_node(self, node_id: str) -> bool:
+        return self._announce(self.engine.change(nodes_sql.RESUME, {"node": node_id}) > 0)
+
+    def forget_node(self, node_id: str, *, now: StoreTime) -> bool:
+        values = {"node": node_id, "shared": self.engine.dialect.shared, "now": now}
+        return self.engine.change(nodes_sql.FORGET, values) > 0
+
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
@@ -121,13 +146,15 @@ class SqlOperator(SqlReader):
         output_dir: str,
         task_id: int | None = None,
         lease_ttl_ms: int | None = None,
+        labels: Mapping[str, str] = NO_LABELS,
         now: StoreTime,
     ) -> Claim | None:
         if task_id is None:
-            statement, values = claims_sql.READY, {"queue": queue, "limit": 1}
+            statement = claims.ready(self.engine.dialect)
+            values = {"queue": queue, "limit": 1, "labels": labels_text(labels), **_NO_NODE}
         else:
             statement, values = claims_sql.READY_TASK, {"task_id": task_id}
-        for ready in claims.claimable(self.engine, statement, values, now=now):
+        for ready in claims.claimable(self.engine, statement, values, now=now) or ():
             return claims.claim_by_hand(
                 self.engine,
                 ready,

@@ -3,6 +3,7 @@
 Words are bound by their `value`, as plain text.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -10,9 +11,10 @@ import msgspec
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
-from dispatcher.model import Outcome, Task, TaskFilter, TaskState
+from dispatcher.model import Node, Outcome, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Values
+from dispatcher.store.statements.nodes import RECORDED
 from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.store.statements.submitters import SUBMITTED_FIELDS
 from dispatcher.times import StoreTime
@@ -57,6 +59,7 @@ def new_task_parameters(task: NewTask, now: StoreTime, delay_ms: int) -> dict[st
         "command": _json(task.command),
         "env": _json(task.env),
         "labels": _json(task.labels),
+        "requires": _json(task.requires) if task.requires else None,
         "rules": _json(task.rules) if task.profile is not None and task.rules else None,
         "state": "scheduled" if delay_ms else "ready",
         "reason": "delayed by its submitter" if delay_ms else "submitted",
@@ -73,8 +76,22 @@ def edited_columns(before: Task, after: Task) -> Values:
     changed = {
         name: value for name in EDITABLE if (value := getattr(after, name)) != getattr(before, name)
     }
-    as_json = changed.keys() & {"command", "env", "labels"}
-    return {**changed, **{name: _json(changed[name]) for name in as_json}}
+    as_json = changed.keys() & {"command", "env", "labels", "requires"}
+    texts: dict[str, object] = {name: _json(changed[name]) for name in as_json}
+    if changed.get("requires") == {}:
+        texts["requires"] = None
+    return {**changed, **texts}
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return the labels of a node as `FITS` takes them."""
+    return _json(labels) if labels else "{}"
+
+
+def node_parameters(node: Node) -> dict[str, object]:
+    """Return the columns of a node that its daemon writes."""
+    values = {name: getattr(node, name) for name in RECORDED}
+    return {**values, "labels": labels_text(node.labels)}
 
 
 def edit_parameters(before: Task, after: Task, now: StoreTime) -> Values:

@@ -17,6 +17,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
+from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
 from dispatcher.store import bulk_parts
 from dispatcher.store.engine import NONE, Row, Values
@@ -25,11 +26,13 @@ from dispatcher.store.rows import (
     environment_from,
     node_from,
     open_run_from,
+    requiring_from,
     run_from,
     state_from,
     task_from,
     time_from,
 )
+from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import readers as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
@@ -73,7 +76,7 @@ class SqlReader(SqlTransactions):
     def _matching(self, statement: str, wanted: TaskFilter, more: Values = NONE) -> Sequence[Row]:
         dialect = self.engine.dialect
         statement = statement.format(
-            each_label=dialect.each_label, text_in_command=dialect.text_in_command
+            each_label=dialect.pairs("labels"), text_in_command=dialect.text_in_command
         )
         return self.engine.rows(statement, {**filter_parameters(wanted), **more})
 
@@ -132,9 +135,14 @@ class SqlReader(SqlTransactions):
             of_queue[known] = of_queue.get(known, 0) + tasks
         return counts
 
-    def ready_since(self) -> Mapping[str, StoreTime]:
-        rows = self.engine.rows(sql.READY_SINCE)
+    def ready_since(self, *, anywhere: bool = False) -> Mapping[str, StoreTime]:
+        rows = self.engine.rows(sql.READY_ANYWHERE_SINCE if anywhere else sql.READY_SINCE)
         return {queue: since for queue, value in rows if (since := time_from(value)) is not None}
+
+    def requiring(self, *, limit: int) -> list[Requiring]:
+        return [
+            requiring_from(row) for row in self.engine.rows(nodes_sql.REQUIRING, {"limit": limit})
+        ]
 
     def outcomes(self) -> Mapping[Outcome, int]:
         return {Outcome(outcome): runs for outcome, runs in self.engine.rows(sql.OUTCOMES)}
@@ -144,7 +152,18 @@ class SqlReader(SqlTransactions):
         return Leases(row[0], *map(time_from, row[1:]))
 
     def nodes(self) -> Sequence[Node]:
-        return [node_from(row) for row in self.engine.rows(sql.NODES)]
+        return [node_from(row) for row in self.engine.rows(nodes_sql.NODES)]
+
+    def node(self, node_id: str) -> Node | None:
+        rows = self.engine.rows(nodes_sql.NODE, {"node": node_id})
+        return node_from(rows[0]) if rows else None
+
+    def running_in(self, queue: str) -> int:
+        ((running,),) = self.engine.rows(nodes_sql.RUNNING_OF_QUEUE, {"queue": queue})
+        return int(running)
+
+    def running_by_node(self) -> Mapping[str, int]:
+        return dict(self.engine.rows(nodes_sql.RUNNING_BY_NODE))
 
     def paused_queues(self) -> list[PausedQueue]:
         return [PausedQueue(*row) for row in self.engine.rows(sql.PAUSED_QUEUES)]

@@ -16,6 +16,7 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
 from dispatcher.execution import BUILT_IN, NO_LIMITS, Limits, OpenRun, RetryPolicy
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
+from dispatcher.nodes import Requiring
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
 from dispatcher.times import StoreTime
@@ -64,6 +65,7 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "env": _strings_from,
     "environment": lambda text: None if text is None else _environment_from(text),
     "labels": _strings_from,
+    "requires": lambda text: _strings_from(text) if text else {},
     "rules": lambda text: _strings_from(text) if text else {},
     "left_alone": lambda text: _command_from(text) if text else (),
     "leftovers": lambda text: _command_from(text) if text else (),
@@ -104,6 +106,7 @@ class Ready:
     kill_mode: KillMode | None
     environment: Environment | None
     umask: int | None
+    requires: Mapping[str, str]
     limits: Limits = NO_LIMITS
 
     def takeover_at(self, until: StoreTime | None) -> StoreTime | None:
@@ -154,6 +157,10 @@ def environment_from(text: object) -> Environment | None:
 
 def node_from(row: Row) -> Node:
     return _value_and_damage(Node, row)[0]
+
+
+def requiring_from(row: Row) -> Requiring:
+    return _value_and_damage(Requiring, row)[0]
 
 
 def given_up_from(row: Row, now: StoreTime) -> GivenUp:

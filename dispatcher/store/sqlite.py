@@ -59,7 +59,7 @@ class SqliteEngine:
     dialect = Dialect(
         row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
         shared=False,
-        each_label="json_each(CASE WHEN json_valid(labels) THEN labels ELSE '{}' END)",
+        each_pair="json_each(CASE WHEN json_valid({text}) THEN {text} ELSE '{}' END)",
         text_in_command="""instr((SELECT group_concat(value, ' ')
             FROM json_each(CASE WHEN json_valid(command) THEN command ELSE '[]' END)),
             nullif(:text, ''))""",

@@ -2,22 +2,26 @@
 
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 
-from dispatcher.execution import Claim, OpenRun, Settlement, StartedRun
-from dispatcher.model import GivenUp, Node, Outcome
+from dispatcher.execution import Claims, OpenRun, Settlement, StartedRun
+from dispatcher.model import NO_LABELS, GivenUp, Node, Outcome
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
-from dispatcher.store.parameters import closing, moving_on
+from dispatcher.store.parameters import closing, labels_text, moving_on, node_parameters
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import given_up_from, time_from
-from dispatcher.store.statements import claims as claims_sql
+from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.workers import SqlWorker
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
+
+
+def _limit(queue: str) -> str:
+    """Return the row that claims lock which share a queue's limit on all nodes."""
+    return f"queue:{queue}"
 
 
 class SqlSupervisor(SqlReader, SqlWorker):
@@ -42,8 +46,11 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def next_failure(self) -> StoreTime | None:
         return self._first_time(sql.NEXT_FAILURE)
 
-    def ready_queues(self, *, after: str, limit: int) -> list[str]:
-        rows = self.engine.rows(sql.READY_QUEUES, {"after": after, "limit": limit})
+    def ready_queues(
+        self, *, after: str, limit: int, node: str = "", session: str = ""
+    ) -> list[str]:
+        values = {"after": after, "limit": limit, "node": node, "session": session}
+        rows = self.engine.rows(sql.READY_QUEUES, values)
         return [queue for (queue,) in rows]
 
     def claim(
@@ -53,14 +60,33 @@ class SqlSupervisor(SqlReader, SqlWorker):
         limit: int,
         node: str,
         output_dir: str,
+        session: str = "",
+        labels: Mapping[str, str] = NO_LABELS,
+        most: int | None = None,
         until: StoreTime | None = None,
         now: StoreTime,
-    ) -> list[Claim]:
-        values = {"queue": queue, "limit": limit}
-        ready = claims.claimable(self.engine, claims_sql.READY, values, now=now)
-        return claims.claim(
-            self.engine, ready, owner=node, output_dir=output_dir, until=until, now=now
+    ) -> Claims:
+        if most is not None and (limit := min(limit, self._room(queue, most))) <= 0:
+            return Claims()
+        values = {"queue": queue, "limit": limit, "node": node, "session": session}
+        values["labels"] = labels_text(labels)
+        statement = claims.ready(self.engine.dialect)
+        ready = claims.claimable(self.engine, statement, values, now=now)
+        made = claims.claim(
+            self.engine, ready or (), owner=node, output_dir=output_dir, until=until, now=now
         )
+        made.again = ready is None
+        return made
+
+    def add_limits(self, queues: Iterable[str]) -> None:
+        rows = [{"name": _limit(queue)} for queue in queues]
+        self.engine.change(nodes_sql.ADD_LIMITS, {"given": rows_of(rows)})
+
+    def _room(self, queue: str, most: int) -> int:
+        """Return how many more tasks of a queue may run; 0 while another node claims from it."""
+        if not self.engine.rows(nodes_sql.LOCK_LIMIT, {"name": _limit(queue)}):
+            return 0
+        return most - self.running_in(queue)
 
     def take_run(self, uid: RunUid) -> OpenRun | None:
         return next(iter(self._open_runs(sql.TAKE_RUN, {"uid": uid})), None)
@@ -114,13 +140,26 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         return self._first_time(sql.NEXT_TAKEOVER, {"node": node, "now": now})
 
-    def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
-        values = {"but": "".join(f" {queue} " for queue in but)}
-        ((unfinished,),) = self.engine.rows(sql.HAS_UNFINISHED, values)
+    def has_unfinished(
+        self, *, but: Iterable[str] = (), labels: Mapping[str, str] | None = None
+    ) -> bool:
+        fits = "TRUE" if labels is None else nodes_sql.fits(self.engine.dialect)
+        statement = sql.HAS_UNFINISHED.replace("{fits}", fits)
+        values = {
+            "but": "".join(f" {queue} " for queue in but),
+            "labels": labels_text(labels or {}),
+        }
+        ((unfinished,),) = self.engine.rows(statement, values)
         return bool(unfinished) or bulk_parts.is_coming(self.engine)
 
-    def record_node(self, node: Node) -> None:
-        self.engine.change(sql.RECORD_NODE, asdict(node))
+    def take_node(self, node: Node, *, was: str) -> bool:
+        return self.engine.change(nodes_sql.TAKE, {**node_parameters(node), "was": was}) > 0
+
+    def record_node(self, node: Node) -> bool:
+        return self.engine.change(nodes_sql.RECORD, node_parameters(node)) > 0
+
+    def leave_node(self, node_id: str, session: str) -> None:
+        self.engine.change(nodes_sql.LEAVE, {"node": node_id, "session": session})
 
     def _first_time(self, statement: str, values: Values = NONE) -> StoreTime | None:
         rows = self.engine.rows(statement, values)

@@ -1,13 +1,13 @@
 """Which tasks become ready and are claimed next, and their start."""
 
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from functools import partial
 
 import structlog
 
 from dispatcher import wire
-from dispatcher.execution import Claim
+from dispatcher.execution import Claim, Claims
 from dispatcher.executor_api import for_version_3, start_message
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
@@ -31,6 +31,8 @@ class Claimer:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._settler = settler
         self._last_queue = ""
+        self._prepared: set[str] = set()
+        """Queues whose limits on all nodes the store has."""
         self.scheduled = Alarm(NEVER)
         """For the scheduled task that is due next."""
 
@@ -65,27 +67,53 @@ class Claimer:
         """Share the free slots among the queues with ready tasks, after the last one served."""
         if free <= 0:
             return
+        self._prepare_limits(turn)
         room = self._room(turn)
-        full = {queue for queue, left in room.items() if left <= 0}
-        # Full queues must not hide others behind them: read as many more.
-        found = self._store.ready_queues(after=self._last_queue, limit=free + len(full))
-        queues = [queue for queue in found if queue not in full][:free]
+        passed = {queue for queue, left in room.items() if left <= 0}
+        queues = self._next_queues(free, passed)
         while queues and free:
-            unexhausted = []
+            unexhausted, gave_nothing = [], False
             for position, queue in enumerate(queues):
                 fair = -(-free // (len(queues) - position))
                 share = min(fair, room.get(queue, fair))
-                claims = self._claim(turn, queue, share)
+                claims = self._claim(turn, queue, share) if share else Claims()
+                if claims.again:
+                    turn.again = True
+                    return
                 free -= len(claims)
                 if queue in room:
                     room[queue] -= len(claims)
                 if len(claims) == share and room.get(queue, free) > 0:
                     unexhausted.append(queue)
+                else:
+                    passed.add(queue)
+                    gave_nothing |= not claims
                 yield from claims
-                if not claims:  # damaged tasks were held: go on in the next tick
-                    turn.again = True
-                    return
             queues = unexhausted
+            if gave_nothing and not queues:
+                queues = self._next_queues(free, passed)
+
+    def _next_queues(self, free: int, passed: Collection[str]) -> list[str]:
+        """Return as many queues as there are free slots, without those that are passed over.
+
+        They are full, or have ready tasks of which this node may claim none, and must not hide
+        others behind them: so that many more are read.
+        """
+        settings = self._memory.settings
+        found = self._store.ready_queues(
+            after=self._last_queue,
+            limit=free + len(passed),
+            node=settings.node_id,
+            session=settings.session_uid,
+        )
+        return [queue for queue in found if queue not in passed][:free]
+
+    def _prepare_limits(self, turn: Turn) -> None:
+        """Add the limits that claims share with other nodes: once, and before the first claim."""
+        limited = self._memory.settings.global_concurrency.keys()
+        if limited - self._prepared:
+            self._store.add_limits(sorted(limited))
+            turn.after(partial(self._prepared.update, limited))
 
     def _room(self, turn: Turn) -> dict[str, int]:
         """Return how many more tasks of each limited queue may run on this node."""
@@ -102,14 +130,18 @@ class Claimer:
     def _running(self, closed: Container[RunUid] = ()) -> Counter[str]:
         return Counter(live.queue for uid, live in self._memory.live.items() if uid not in closed)
 
-    def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
+    def _claim(self, turn: Turn, queue: str, limit: int) -> Claims:
         turn.after(partial(self._remember_served, queue))
+        settings = self._memory.settings
         return self._store.claim(
             queue,
             limit=limit,
-            node=self._memory.settings.node_id,
-            output_dir=self._memory.settings.output_dir,
-            until=self._memory.settings.takeover_at(turn.now),
+            node=settings.node_id,
+            session=settings.session_uid,
+            labels=settings.labels,
+            most=settings.global_concurrency.get(queue),
+            output_dir=settings.output_dir,
+            until=settings.takeover_at(turn.now),
             now=turn.now,
         )
 

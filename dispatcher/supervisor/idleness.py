@@ -32,7 +32,15 @@ class Idleness:
         """Return whether no task goes on by itself; log the paused queues with tasks, once."""
         by_hand = self._memory.settings.by_hand
         paused = [one.queue for one in self._store.paused_queues()]
-        if self._store.has_unfinished(but=[*by_hand, *paused]):
+        labels = None
+        if (settings := self._memory.settings).session is None:  # nobody else runs what it may not
+            labels = settings.labels
+            row = self._store.node(settings.node_id)
+            if row is not None and row.draining is not None and not self._memory.live:
+                if not self.is_idle:
+                    turn.after(partial(log.warning, "node.left_draining", reason=row.draining))
+                return True
+        if self._store.has_unfinished(but=[*by_hand, *paused], labels=labels):
             return False
         if paused and not self.is_idle and self._store.has_unfinished(but=by_hand):
             turn.after(partial(log.warning, "queue.left_paused", queues=paused))

@@ -33,6 +33,7 @@ from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
+from dispatcher.supervisor.registry import Registry
 from dispatcher.supervisor.report import age, daemon_report
 from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.settler import Settler
@@ -76,6 +77,7 @@ class Supervisor:
         self._absence = Absence(shared, stranded)
         self._locking = Locking(shared, self._reaper, self._absence)
         self._clock = ClockWatch(store, memory)
+        self._registry = Registry(store, memory)
         self._node_row = NodeRow(store, memory)
         self._idleness = Idleness(shared)
         retention = Retention(store, memory, files)
@@ -110,7 +112,7 @@ class Supervisor:
 
         `caught_up` is whether events and requests are complete: if not, no deadline is judged.
         Events that the store did not take are kept for the next tick; workers then have to retry.
-        Raises `StoreUnusable`.
+        Raises `StoreUnusable`, and `ConfigError` once another daemon has this node's identity.
         """
         self._inbox.extend(events)
         if self._outage.retry_at is not None and at < self._outage.retry_at:
@@ -120,7 +122,8 @@ class Supervisor:
         self._transactor.begin_tick(caught_up=caught_up)
         unanswered = list(requests)
         try:
-            self._perform(unanswered, at)
+            perform = self._perform if self._registry.has_row else self._register
+            perform(unanswered, at)
         except (StoreUnavailable, CommitUnknown) as error:
             self._workers.request_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown):
@@ -134,11 +137,21 @@ class Supervisor:
                 chore.do(at)
         return self._next_tick(at)
 
+    def _register(self, unanswered: list[Request], at: Instant) -> None:
+        """Make this node's row ours; what happened meanwhile is kept, and workers try again."""
+        self._workers.request_retry(unanswered, at=at)
+        self._transactor.run([self._registry.register], at)
+
+    def leave(self) -> None:
+        """Give up this node's row, unless runs of it go on: the next daemon takes it at once."""
+        if self.leaves_nothing_behind:
+            self._registry.leave()
+
     def is_over(self, *, at: Instant) -> bool:
         """Return whether the daemon may exit: nothing is left to do, or nothing worth a wait."""
         if self._memory.stopping.how is None:
             return self._idleness.is_idle and self.leaves_nothing_behind
-        if self._memory.stopping.how is Stop.LEAVE:
+        if self._memory.stopping.how is Stop.LEAVE or not self._registry.has_row:
             return True
         if self.leaves_nothing_behind or self._idleness.nothing_open:
             return True
@@ -182,6 +195,7 @@ class Supervisor:
             daemon_report(self._memory, self._executor, at),
             full_queues=self._claimer.full_queues(),
             store_silent_for_s=self._outage.silent_for(at),
+            unregistered=self._registry.report(),
             postponed={one.name: one.error for one in self._chores if one.error is not None},
             tick_age_s=age(self._transactor.committed_at, at),
         )
@@ -270,12 +284,14 @@ class Supervisor:
     def _next_tick(self, at: Instant) -> Instant:
         if self._outage.retry_at is not None:
             return self._outage.retry_at
+        if not self._registry.has_row:
+            return self._registry.due(at)
         if self._transactor.again:
             return at
         latest = at + min(self._memory.settings.poll, self.shortest_lease / 4)
         pause, stop_by = self._memory.pause, self._memory.stopping.deadline
         instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
         instants += [self._claimer.scheduled.at, self._reaper.expiry.at, self._absence.due]
-        instants += [self._timeouts.runs.at, self._timeouts.tasks.at]
+        instants += [self._timeouts.runs.at, self._timeouts.tasks.at, self._node_row.due]
         instants += [chore.due for chore in self._chores]
         return min(instant for instant in instants if instant > at)

@@ -15,6 +15,7 @@ from dispatcher.model import Liveness
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause
+from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stopping
 from dispatcher.times import NEVER, Instant, StoreTime, instant_of, store_time_of
 from dispatcher.wire import RunUid
@@ -52,6 +53,17 @@ class SupervisorSettings:
     """How long finished tasks are kept; None: for ever."""
     concurrency: Mapping[str, int] = field(default_factory=dict)
     """How many tasks of a queue run here at once, for queues with a limit."""
+    global_concurrency: Mapping[str, int] = field(default_factory=dict)
+    """The same on all nodes."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What tasks may require of this node."""
+    session: NodeSession | None = None
+    """None: the store is embedded, and this node alone in it."""
+
+    @property
+    def session_uid(self) -> str:
+        """The session as the store has it."""
+        return "" if self.session is None else self.session.uid
 
     @property
     def by_hand(self) -> tuple[str, ...]:

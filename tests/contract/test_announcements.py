@@ -44,7 +44,11 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "ready_since": ((), {}),
     "outcomes": ((), {}),
     "leases": ((), {}),
+    "requiring": ((), {"limit": 1}),
     "nodes": ((), {}),
+    "node": ((NODE,), {}),
+    "running_in": (("q",), {}),
+    "running_by_node": ((), {}),
     "paused_queues": ((), {}),
     "prunable": ((), {"before": NOW}),
     "coming": ((), {}),
@@ -199,6 +203,16 @@ NODE_ROW = Node(
     seen_interval_ms=5_000,
 )
 
+
+def node(store: OneByOne) -> None:
+    store.record_node(NODE_ROW)
+
+
+def drained(store: OneByOne) -> None:
+    store.record_node(NODE_ROW)
+    store.drain_node(NODE, "why")
+
+
 CASES = [
     # Submitters
     Case("submit", "ready", True, nothing, submit()),
@@ -268,6 +282,10 @@ CASES = [
         lambda s, _: s.resume("q"),
     ),
     Case("resume", "another queue", False, nothing, lambda s, _: s.resume("q")),
+    Case("drain_node", "a node", False, node, lambda s, _: s.drain_node(NODE, "why")),
+    Case("resume_node", "that drains", True, drained, lambda s, _: s.resume_node(NODE)),
+    Case("resume_node", "another", False, node, lambda s, _: s.resume_node(NODE)),
+    Case("forget_node", "a node", False, node, lambda s, _: s.forget_node(NODE, now=later(10**6))),
     Case("prune", "a task", False, finished, lambda s, _: s.prune(before=later(9), limit=9)),
     Case(
         *("prune_each", "a task", False, finished),
@@ -325,7 +343,10 @@ CASES = [
         *("settle", "closed before", False, settled),
         settle(outcome=Outcome.RELEASED, state=TaskState.READY),
     ),
+    Case("add_limits", "a queue", False, nothing, lambda s, _: s.add_limits(["q"])),
+    Case("take_node", "a node", False, nothing, lambda s, _: s.take_node(NODE_ROW, was="")),
     Case("record_node", "a node", False, nothing, lambda s, _: s.record_node(NODE_ROW)),
+    Case("leave_node", "a node", False, nothing, lambda s, _: s.leave_node(NODE, "")),
     Case("watch_clock", "", False, nothing, lambda s, _: s.watch_clock()),
 ]
 

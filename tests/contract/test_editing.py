@@ -22,6 +22,7 @@ GIVEN: dict[str, object] = {
     "cwd": "/elsewhere",
     "env": {"A": "b"},
     "labels": {"team": "data"},
+    "requires": {"gpu": "a100"},
     "lease_ttl_ms": 1_234,
     "run_timeout_ms": 1_000,
     "stall_timeout_ms": 2_000,

@@ -13,6 +13,7 @@ from dispatcher.store.statements import (
     claims,
     locks,
     moves,
+    nodes,
     operators,
     readers,
     submitters,
@@ -32,9 +33,12 @@ BEAT = {
     **dict.fromkeys(("lock", "note", "declared", "reason", "result"), "x"),
 }
 
+#: The parameters of a node that claims.
+CLAIMER = {"node": "n", "session": "", "labels": "{}"}
+
 PLANS = [
-    (claims.READY, {"queue": "q", "limit": 1}, ["tasks_ready"]),
-    (supervisor.READY_QUEUES, {"after": "", "limit": 1}, ["tasks_ready"]),
+    (claims.READY, {"queue": "q", "limit": 1, **CLAIMER}, ["tasks_ready"]),
+    (supervisor.READY_QUEUES, {"after": "", "limit": 1, **CLAIMER}, ["tasks_ready"]),
     (supervisor.DUE, {"now": 1, "limit": 1}, ["tasks_due"]),
     (supervisor.NEXT_DUE, {}, ["tasks_due"]),
     (supervisor.OVERDUE, {"now": 1, "limit": 1}, ["tasks_failing"]),
@@ -53,7 +57,7 @@ PLANS = [
     (locks.OPEN_RUNS, {"given": ONE, "node": None}, ["runs_open", "(uid=?)", "runs_here"]),
     (locks.ENVIRONMENTS, {"given": ONE}, ["PRIMARY KEY"]),
     (locks.UNUSED_ENVIRONMENTS, {"given": ONE}, ["PRIMARY KEY", "tasks_environment"]),
-    (supervisor.HAS_UNFINISHED, {"but": ""}, ["runs_", "tasks_ready", "tasks_due"]),
+    (supervisor.HAS_UNFINISHED, {"but": "", **CLAIMER}, ["runs_", "tasks_ready", "tasks_due"]),
     (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["runs_takeover", "PRIMARY KEY"]),
     (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["runs_", "PRIMARY KEY"]),
     (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["runs_takeover"]),
@@ -113,6 +117,9 @@ PLANS = [
         ["COVERING INDEX tasks_resting", "COVERING INDEX tasks_ready", "runs_"],
     ),
     (readers.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
+    (nodes.REQUIRING, {"limit": 1}, ["COVERING INDEX tasks_requiring"]),
+    (nodes.RUNNING_BY_NODE, {}, ["runs_here"]),
+    (nodes.RUNNING_OF_QUEUE, {"queue": "q"}, ["runs_", "PRIMARY KEY"]),
     (readers.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
     (submitters.COMING, {}, ["bulk_parts_left"]),
     (submitters.NEXT_PART, {"uid": "u", "after": -1}, ["bulk_parts_left (uid=? AND"]),
@@ -125,12 +132,18 @@ PLANS = [
 ]
 
 
+def in_dialect(raw: SqlStore, statement: str) -> str:
+    """Return a statement with what its engine's dialect puts into it."""
+    return statement.replace("{fits}", nodes.fits(raw.engine.dialect))
+
+
 @pytest.mark.parametrize(("statement", "values", "used"), PLANS, ids=lambda part: str(part)[:40])
 def test_a_statement_uses_its_index_and_sorts_no_table(
     raw: SqlStore, statement: str, values: dict[str, object], used: list[str]
 ) -> None:
     with raw.transaction():
-        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
+        text = in_dialect(raw, statement)
+        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {text}", values)]
 
     tables = (" tasks", " runs", " bulk_parts", " environments")
     steps = [step for step in plan if any(table in step for table in tables)]
@@ -157,9 +170,10 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, "state": "x"}
-    values["task_id"] = 1
+    values |= {"task_id": 1, **CLAIMER}
     with raw.transaction():
-        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
+        text = in_dialect(raw, statement)
+        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {text}", values)]
 
     assert [step for step in plan if "TEMP B-TREE" in step] == []
 
@@ -175,7 +189,7 @@ def test_looking_for_tasks_reads_no_row_outside_its_bounds(raw: SqlStore, statem
     with raw.transaction():
         dialect = raw.engine.dialect
         statement = statement.format(
-            each_label=dialect.each_label, text_in_command=dialect.text_in_command
+            each_label=dialect.pairs("labels"), text_in_command=dialect.text_in_command
         )
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 

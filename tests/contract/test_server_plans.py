@@ -7,7 +7,7 @@ import pytest
 
 from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import SHARED
-from tests.contract.test_query_plans import PLANS
+from tests.contract.test_query_plans import PLANS, in_dialect
 
 pytestmark = SHARED
 
@@ -23,7 +23,8 @@ def planner(raw: SqlStore) -> Iterator[SqlStore]:
 
 
 def plan(store: SqlStore, statement: str, values: dict[str, object]) -> str:
-    return "\n".join(line for (line,) in store.engine.rows(f"EXPLAIN {statement}", values))
+    text = in_dialect(store, statement)
+    return "\n".join(line for (line,) in store.engine.rows(f"EXPLAIN {text}", values))
 
 
 def test_no_statement_reads_a_whole_table(planner: SqlStore) -> None:

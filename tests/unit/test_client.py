@@ -273,6 +273,10 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "status": lambda client: client.status(),
     "standing": lambda client: client.standing(),
     "outcomes": lambda client: client.outcomes(),
+    "nodes": lambda client: client.nodes(),
+    "drain_node": lambda client: client.drain_node("here"),
+    "resume_node": lambda client: client.resume_node("here"),
+    "forget_node": lambda client: client.forget_node("here"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.config.config import Config, load
 from dispatcher.config.environment_file import Variables
-from dispatcher.daemon import daemon
+from dispatcher.daemon.settings import settings as supervisor_settings
 from dispatcher.errors import ConfigError, InvalidTask
 from dispatcher.execution import BUILT_IN, KILL_GRACE_MS, RetryPolicy
 from dispatcher.model import Outcome, TaskState
@@ -58,7 +58,7 @@ def configured(tmp_path: Path) -> Configured:
 
 
 def settings(config: Config) -> SupervisorSettings:
-    return daemon.settings(config, NODE, Variables({}, {}, []), until_idle=False)
+    return supervisor_settings(config, NODE, Variables({}, {}, []), until_idle=False)
 
 
 def submit(world: World, config: Config, **options: Any) -> int:

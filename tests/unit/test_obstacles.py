@@ -12,13 +12,16 @@ from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import Config, load
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import PausedQueue, TaskState
+from dispatcher.nodes import viewed
 from dispatcher.obstacles import Obstacle, Standing
-from dispatcher.overview import STUCK_AFTER, Status
+from dispatcher.overview import MOST_GROUPS, STUCK_AFTER, Status
+from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stop
 from dispatcher.times import WallTime, iso
 from tests.command import Command
 from tests.reports import report
-from tests.simulation import SETTINGS, World
+from tests.simulation import NODE, SETTINGS, World
+from tests.unit.test_registry import THEIRS
 from tests.unit.test_supervisor import Unwell
 
 
@@ -30,7 +33,17 @@ def standing_of(
     with world.store.snapshot():
         calendar = world.store.calendar()
         paused = {one.queue: one for one in world.store.paused_queues()}
-    return Standing(calendar=calendar, paused=paused, node=None, daemon=daemon, report=report)
+        nodes = world.store.nodes()
+    is_up = daemon == "running"
+    views = viewed(nodes, {}, here=NODE, is_up=is_up, is_shared=False, now=calendar.now)
+    return Standing(
+        calendar=calendar,
+        paused=paused,
+        node=next(iter(nodes), None),
+        daemon=daemon,
+        report=report,
+        nodes=views,
+    )
 
 
 def status_of(world: World) -> Status:
@@ -39,7 +52,8 @@ def status_of(world: World) -> Status:
         return Status(
             standing=standing,
             counts=world.store.counts(),
-            ready_since=world.store.ready_since(),
+            ready_since=world.store.ready_since(anywhere=True),
+            requiring=world.store.requiring(limit=MOST_GROUPS),
             leases=world.store.leases(),
         )
 
@@ -157,6 +171,30 @@ def node_paused() -> Scene:
     return world, tasks[-1]
 
 
+def node_unregistered() -> Scene:
+    session = NodeSession(uid="ours", boot_id="boot", pid_namespace="pid:[1]", state_dir="/state")
+    world = World(settings=replace(SETTINGS, session=session))
+    world.supervisor.figures.began_at = world.at()
+    with world.store.transaction() as now:
+        world.store.record_node(replace(THEIRS, seen_at=now))
+    world.start()
+    return world, world.submit()
+
+
+def node_draining() -> Scene:
+    world = begun()
+    with world.store.transaction():
+        world.store.drain_node(NODE, "new kernel")
+    return world, world.submit()
+
+
+def labels_missing() -> Scene:
+    world = begun(labels={"gpu": "v100"})
+    task = world.submit(requires={"gpu": "a100", "zone": "b"})
+    world.settle_down()
+    return world, task
+
+
 def queue_full() -> Scene:
     world = begun(concurrency={"default": 1})
     world.submit()
@@ -218,6 +256,24 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     Obstacle.NODE_PAUSED: (
         node_paused,
         "this node is paused: no descriptors; one task is tried at 2027-01-15T08:00:01.000Z",
+    ),
+    Obstacle.NODE_UNREGISTERED: (
+        node_unregistered,
+        (
+            "another daemon of this node's identity was seen on elsewhere; it is watched until it"
+            " counts as gone"
+        ),
+    ),
+    Obstacle.NODE_DRAINING: (
+        node_draining,
+        "this node takes no more work: new kernel; dispatcher node resume here",
+    ),
+    Obstacle.LABELS_MISSING: (
+        labels_missing,
+        (
+            "it requires gpu=a100 zone=b, and no node that takes work has that: here has gpu=v100"
+            " and has no zone"
+        ),
     ),
     Obstacle.QUEUE_FULL: (
         queue_full,

@@ -109,6 +109,15 @@ class EditCommand(click.Command):
 @click.option("--unset-env", multiple=True, metavar="NAME", help="Remove a variable. Repeatable.")
 @click.option("--label", "-l", multiple=True, metavar="NAME=VALUE", help="Set a label. Repeatable.")
 @click.option("--unset-label", multiple=True, metavar="NAME", help="Remove a label. Repeatable.")
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Run it only on a node with this label. Repeatable.",
+)
+@click.option(
+    "--unset-require", multiple=True, metavar="NAME", help="No longer require it. Repeatable."
+)
 @click.option("--name", "-n", metavar="TEXT", help="Set the label `name`.")
 @limit_options
 @click.option(
@@ -159,6 +168,8 @@ def _edits(
     unset_env: tuple[str, ...],
     label: tuple[str, ...],
     unset_label: tuple[str, ...],
+    require: tuple[str, ...],
+    unset_require: tuple[str, ...],
     name: str | None,
     unset: tuple[str, ...],
     **others: Any,
@@ -178,6 +189,7 @@ def _edits(
             **lines.named(name, lines.pairs("label", label)),
         }
         or None,
+        "requires": {**dict.fromkeys(unset_require), **lines.pairs("require", require)} or None,
     }
     edits = {key: value for key, value in edits.items() if value is not None}
     return cast("TaskEdits", edits | dict.fromkeys(_UNSET[one] for one in unset))

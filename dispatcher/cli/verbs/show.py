@@ -110,6 +110,7 @@ def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str
         "profile": task.profile,
         "key": task.key,
         "labels": render.pairs_text(task.labels),
+        "requires": render.pairs_text(task.requires),
         "payload": render.short(task.payload),
         "progress": last and render.progress_text(last),
         "heartbeat": last and date(last.last_heartbeat_at),

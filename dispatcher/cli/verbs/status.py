@@ -9,15 +9,15 @@ import click
 import msgspec
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli import render
+from dispatcher.cli import node_text, render
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import FINISHED, TaskState
-from dispatcher.obstacles import DAY, Standing, recent_step_text
-from dispatcher.overview import Status, Stuck
+from dispatcher.obstacles import Standing
+from dispatcher.overview import DAY, Status, Stuck, recent_step_text
 from dispatcher.store.glance import GROUPS
 from dispatcher.times import StoreTime
 
@@ -69,6 +69,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             "next_expiry_at": render.moment(found.leases.next_expiry, standing.calendar),
         },
         "clock": _clock(standing.calendar),
+        "nodes": [node_text.node_json(view, standing.calendar) for view in standing.nodes],
         "states": {
             state: sum(queue.get(state, 0) for queue in found.counts.values())
             for state in TaskState
@@ -164,6 +165,7 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(f"node      {node['id'] or 'none yet'} ({node['hostname'] or 'never started'})")
     busy = f"{node['busy']} of " if "busy" in node else ""
     click.echo(f"slots     {busy}{node['slots']}")
+    click.echo("".join(f"{text}\n" for text in node_text.lines(found["nodes"])), nl=False)
     for text in found["degraded"]:
         click.echo(f"degraded  {render.plain(text)}")
     if stuck := found["stuck"]:

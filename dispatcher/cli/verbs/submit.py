@@ -107,6 +107,12 @@ _PRINTED = 1_000
     metavar="NAME=VALUE",
     help="A label, for list --label. Repeatable.",
 )
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Run only on a node with this label ([node] labels). Repeatable.",
+)
 @click.option("--name", "-n", metavar="TEXT", help="A name for people: the label `name`.")
 @click.option(
     "--from",
@@ -178,6 +184,7 @@ def _options(
     *,
     env: tuple[str, ...],
     label: tuple[str, ...],
+    require: tuple[str, ...],
     name: str | None,
     payload: str | None,
     liveness: str | None,
@@ -192,6 +199,7 @@ def _options(
     options |= {
         "env": lines.variables(env, os.environ),
         "labels": lines.named(name, lines.pairs("label", label)),
+        "requires": lines.pairs("require", require) or None,
         "payload": inputs.payload(payload),
         "liveness": None if liveness is None else Liveness(liveness),
         "kill_mode": None if kill_mode is None else KillMode(kill_mode),

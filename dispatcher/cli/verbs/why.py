@@ -18,6 +18,7 @@ from dispatcher.errors import NoTask
 from dispatcher.execution import KILL_GRACE_MS, LOCAL
 from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
+from dispatcher.nodes import NodeState
 from dispatcher.obstacles import Reason, Standing
 from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds
@@ -153,6 +154,12 @@ def _explain_running(
         yield from _last_heartbeat(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
+    if (there := status.elsewhere(run)) is not None:
+        seen = render.ago(there.node.seen_at, status.now)
+        silent = "; another node takes over once its claims are over"
+        yield f"it is on {there.name}, which was last seen {seen}" + (
+            silent if there.state is NodeState.SILENT else ""
+        )
     if (stranded := status.stranded_of(task)) is not None:
         living = stranded.describe("it", awaited=status.missing == "executor")
         yield f"{living}; it is settled once nothing of it lives"
@@ -166,6 +173,8 @@ def _explain_running(
         if why := report.unsignalled_because.get(task.id):
             yield why
     yield from _last_heartbeat(run, status)
+    if there is not None:
+        return
     yield from (reason.text for reason in status.daemon_obstacles())
     yield from (reason.text for reason in status.faults())
 

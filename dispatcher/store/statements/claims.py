@@ -3,6 +3,7 @@
 from dispatcher.execution import KILL_GRACE_MS
 from dispatcher.store.rows import Ready, columns
 from dispatcher.store.statements.given import given
+from dispatcher.store.statements.nodes import TAKES_WORK
 
 # An environment whose row was removed by hand is "", which is damage.
 _ENVIRONMENT = """
@@ -23,7 +24,8 @@ SELECT {_READY_COLUMNS}
 FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queues)
 """
 
-READY = f"""{_READY}AND queue = :queue
+#: `{fits}`: see `nodes.fits`.
+READY = f"""{_READY}AND queue = :queue AND {{fits}} AND {TAKES_WORK}
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 

@@ -10,7 +10,14 @@ from dispatcher.store.statements.readers import OPEN_RUN
 #: Columns of a task that an operator may change, apart from those that follow from them.
 EDITABLE: Final = (
     *("state", "reason", "run_at", "queue", "priority", "max_attempts", "command", "cwd", "env"),
-    *("labels", "lease_ttl_ms", "run_timeout_ms", "stall_timeout_ms", "start_timeout_ms"),
+    *(
+        "labels",
+        "requires",
+        "lease_ttl_ms",
+        "run_timeout_ms",
+        "stall_timeout_ms",
+        "start_timeout_ms",
+    ),
     *("queue_timeout_ms", "total_timeout_ms", "kill_grace_ms", "kill_signal", "kill_mode"),
     *("backoff_min_ms", "backoff_max_ms", "cooldown_ms", "max_deferrals", "max_orphans"),
 )

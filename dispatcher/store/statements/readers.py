@@ -3,7 +3,7 @@
 from functools import cache
 
 from dispatcher.execution import KILL_GRACE_MS, OpenRun
-from dispatcher.model import Node, Run, Task, TaskState
+from dispatcher.model import Run, Task, TaskState
 from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.given import given
 
@@ -152,6 +152,10 @@ ORDER BY queue, state
 # A ready task's `run_at` is the time since when it is ready.
 READY_SINCE = "SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' GROUP BY queue"
 
+READY_ANYWHERE_SINCE = """
+SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' AND requires IS NULL GROUP BY queue
+"""
+
 OUTCOMES = "SELECT outcome, count(*) FROM runs WHERE outcome IS NOT NULL GROUP BY outcome"
 
 # In the order of `model.Leases`.
@@ -159,8 +163,6 @@ LEASES = """
 SELECT count(*), min(lease_expires_at), min(lease_expires_at - lease_ttl_ms), min(last_heartbeat_at)
 FROM runs WHERE outcome IS NULL
 """
-
-NODES = f"SELECT {columns(Node)} FROM nodes ORDER BY hostname, id"
 
 PAUSED_QUEUES = "SELECT queue, reason, paused_at FROM paused_queues ORDER BY queue"
 

@@ -3,9 +3,8 @@
 A limit is cast, because SQLite plans a statement with a bare parameter there anew each time.
 """
 
-from dispatcher.model import Node
-from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.given import given
+from dispatcher.store.statements.nodes import TAKES_WORK
 from dispatcher.store.statements.readers import OPEN_RUNS
 
 DUE = """
@@ -26,7 +25,7 @@ SELECT fails_at FROM tasks WHERE fails_at IS NOT NULL ORDER BY fails_at LIMIT 1
 """
 
 # Jumps from queue to queue: one step each, however many tasks are ready.
-READY_QUEUES = """
+READY_QUEUES = f"""
 WITH RECURSIVE behind (queue) AS (
     SELECT (SELECT queue FROM tasks WHERE state = 'ready' AND queue > :after
             ORDER BY queue LIMIT 1)
@@ -44,10 +43,10 @@ WITH RECURSIVE behind (queue) AS (
     FROM first WHERE first.queue IS NOT NULL
 )
 SELECT queue FROM behind
-WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
+WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues) AND {TAKES_WORK}
 UNION ALL
 SELECT queue FROM first
-WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
+WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues) AND {TAKES_WORK}
 LIMIT CAST(:limit AS BIGINT)
 """
 
@@ -141,19 +140,12 @@ SELECT min(takeover_at) FROM runs
 WHERE outcome IS NULL AND takeover_at > :now AND node <> :node
 """
 
-# `but` has a space before and after each name; names contain none.
+# `but` has a space before and after each name; names contain none. `{fits}`: see `nodes.fits`.
 HAS_UNFINISHED = """
 SELECT EXISTS (SELECT 1 FROM runs JOIN tasks ON tasks.id = runs.task_id
         WHERE runs.outcome IS NULL AND replace(:but, ' ' || queue || ' ', '') = :but)
     OR EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but)
+        WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but AND {fits})
     OR EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but)
-"""
-
-RECORD_NODE = f"""
-INSERT INTO nodes ({columns(Node)})
-VALUES ({", ".join(f":{name}" for name in names(Node))})
-ON CONFLICT (id) DO UPDATE SET
-    {", ".join(f"{name} = excluded.{name}" for name in names(Node)[1:])}
+        WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but AND {fits})
 """

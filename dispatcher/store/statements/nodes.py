@@ -1,0 +1,89 @@
+"""SQL of the nodes' rows, and of the tasks that not every node may run."""
+
+from typing import Final
+
+from dispatcher.execution import LOCAL
+from dispatcher.model import Node
+from dispatcher.store.engine import Dialect
+from dispatcher.store.rows import columns, names
+from dispatcher.store.statements.given import given
+
+#: The columns that a node's daemon writes; operators and the store write the others.
+RECORDED: Final = tuple(name for name in names(Node) if name not in {"draining", "timeline"})
+
+_VALUES: Final = ", ".join(f":{name}" for name in RECORDED)
+
+NODES = f"SELECT {columns(Node)} FROM nodes ORDER BY hostname, id"
+
+NODE = f"SELECT {columns(Node)} FROM nodes WHERE id = :node"
+
+# Local claims have no node.
+RUNNING_BY_NODE = f"""
+SELECT node, count(*) FROM runs WHERE outcome IS NULL AND substr(node, 1, {len(LOCAL)}) <> '{LOCAL}'
+GROUP BY node
+"""
+
+RECORD = f"""
+INSERT INTO nodes ({", ".join(RECORDED)}) VALUES ({_VALUES})
+ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in RECORDED[1:])}
+WHERE nodes.session = excluded.session
+"""
+
+_TAKEN: Final = ("boot_id", "pid_namespace", "hostname", "session")
+
+# Who takes over a row leaves when it was last seen: leases are judged by that.
+TAKE = f"""
+INSERT INTO nodes ({", ".join(RECORDED)}) VALUES ({_VALUES})
+ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _TAKEN)}
+WHERE nodes.session = :was
+"""
+
+LEAVE = "UPDATE nodes SET session = '' WHERE id = :node AND session = :session"
+
+DRAIN = "UPDATE nodes SET draining = :reason WHERE id = :node"
+
+RESUME = "UPDATE nodes SET draining = NULL WHERE id = :node AND draining IS NOT NULL"
+
+# One that was not seen for three of its intervals, or has stopped, and holds no claim.
+FORGET = """
+DELETE FROM nodes WHERE id = :node
+    AND ((session = '' AND CAST(:shared AS BOOLEAN)) OR seen_at + 3 * seen_interval_ms <= :now)
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.node = nodes.id AND outcome IS NULL)
+"""
+
+#: Whether a node takes work, by its row, as which session its daemon claims: a condition.
+TAKES_WORK: Final = """NOT EXISTS (SELECT 1 FROM nodes
+    WHERE id = :node AND (draining IS NOT NULL OR session <> :session))"""
+
+
+def fits(dialect: Dialect) -> str:
+    """Return the condition that a node with the labels `:labels` may run a task.
+
+    A task whose `requires` is damaged is anybody's, so that the first who would claim it holds it.
+    """
+    return f"""(requires IS NULL OR NOT EXISTS (
+        SELECT 1 FROM {dialect.pairs("requires")} AS wanted
+        WHERE NOT EXISTS (SELECT 1 FROM {dialect.pairs("CAST(:labels AS TEXT)")} AS own
+            WHERE own.key = wanted.key AND own.value = wanted.value)))"""
+
+
+# By an index of such tasks alone.
+REQUIRING = """
+SELECT queue, requires, count(*), min(run_at) FROM tasks
+WHERE state = 'ready' AND requires IS NOT NULL
+GROUP BY queue, requires ORDER BY queue, requires LIMIT CAST(:limit AS BIGINT)
+"""
+
+LOCK_LIMIT = "SELECT name FROM limits WHERE name = :name FOR NO KEY UPDATE SKIP LOCKED"
+
+# In order: of two who add the same limits, one waits for the other.
+ADD_LIMITS = f"""
+INSERT INTO limits (name) SELECT given.name FROM {given("name")} WHERE TRUE ORDER BY given.name
+ON CONFLICT (name) DO NOTHING
+"""
+
+# Those that run are few: the tasks of a queue may be many.
+RUNNING_OF_QUEUE = f"""
+SELECT count(*) FROM runs WHERE outcome IS NULL AND substr(node, 1, {len(LOCAL)}) <> '{LOCAL}'
+    AND (SELECT queue FROM tasks WHERE tasks.id = runs.task_id) = :queue
+"""

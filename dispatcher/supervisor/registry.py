@@ -1,0 +1,95 @@
+"""Makes this node's row on a shared store this daemon's, before it reconciles or claims."""
+
+from contextlib import suppress
+from functools import partial
+
+import structlog
+
+from dispatcher.errors import CommitUnknown, ConfigError, StoreUnavailable
+from dispatcher.model import Node
+from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL, own_row
+from dispatcher.supervisor.turn import Memory, Turn
+from dispatcher.times import LONG_AGO, Instant
+
+log = structlog.get_logger()
+
+#: Seconds between two looks at a row that another daemon may still write.
+LOOK_INTERVAL = 0.5
+
+#: Intervals of a row without a write after which its daemon counts as gone.
+SILENT_INTERVALS = 2
+
+
+class Registry:
+    """Takes the row at once from a daemon of this boot and host, or from one that has left it.
+
+    Any other is watched first: a copy of this node's state directory may work on another host. On
+    an embedded store there is nothing to take.
+    """
+
+    def __init__(self, store: SupervisorStore, memory: Memory) -> None:
+        self._store = store
+        self._memory = memory
+        self._watched: Node | None = None
+        self._until = LONG_AGO
+        """When the watched row may be taken."""
+        self.has_row = memory.settings.session is None
+        """Whether the row is ours: only then anything else is done."""
+
+    def report(self) -> str | None:
+        """Return what is waited for; None: nothing."""
+        if self.has_row or self._watched is None:
+            return None
+        return (
+            f"another daemon of this node's identity was seen on {self._watched.hostname}; it is"
+            " watched until it counts as gone"
+        )
+
+    def due(self, at: Instant) -> Instant:
+        """Return when to look again."""
+        return Instant(at if self._watched is None else at + LOOK_INTERVAL)
+
+    def leave(self) -> None:
+        """Give the row up, where that succeeds: the next daemon of this node takes it at once."""
+        settings = self._memory.settings
+        if settings.session is not None:
+            with suppress(StoreUnavailable, CommitUnknown), self._store.transaction():
+                self._store.leave_node(settings.node_id, settings.session.uid)
+
+    def register(self, turn: Turn) -> None:
+        """Take the row, or watch it. Raises `ConfigError` if another daemon still writes it."""
+        settings = self._memory.settings
+        row = self._store.node(settings.node_id)
+        if row is not None and not self._may_take(row, turn):
+            return
+        own = own_row(settings, None, now=turn.now, interval=SHARED_SEEN_INTERVAL[0])
+        if self._store.take_node(own, was="" if row is None else row.session):
+            turn.after(partial(self._remember_taken, row))
+
+    def _may_take(self, row: Node, turn: Turn) -> bool:
+        settings, session = self._memory.settings, self._memory.settings.session
+        assert session is not None
+        here = (session.boot_id, session.pid_namespace, settings.hostname)
+        if row.session in ("", session.uid) or row.place == here:
+            return True
+        if self._watched is None:
+            silent_ms = max(0, turn.now - row.seen_at)
+            left_ms = max(0, SILENT_INTERVALS * row.seen_interval_ms - silent_ms)
+            turn.after(partial(self._watch, row, Instant(turn.at + left_ms / 1000), left_ms))
+            return left_ms == 0
+        if (row.session, row.seen_at) != (self._watched.session, self._watched.seen_at):
+            raise ConfigError(
+                f"another daemon of node {row.id} works on host {row.hostname}: both have the same"
+                f" identity, as after a copy of a machine or of a state directory; {session.remedy}"
+            )
+        return turn.at >= self._until
+
+    def _watch(self, row: Node, until: Instant, left_ms: int) -> None:
+        if left_ms:
+            self._watched, self._until = row, until
+            log.warning("node.watched", hostname=row.hostname, timeout_s=left_ms / 1000)
+
+    def _remember_taken(self, before: Node | None) -> None:
+        self.has_row = True
+        log.info("node.registered", before=None if before is None else before.hostname)
