@@ -161,6 +161,8 @@ def parse_request(line: bytes) -> Beat | Declaration:
         sent: worker_api.AnyRequest = worker_api.decode_request(line)
     except UNREADABLE as error:
         raise ValueError(in_words(error, choices=_OPS, text=line)) from None
+    if b"\\u0000" in line:
+        _refuse_nul(sent)
     declared = partial(Declaration, task_id=sent.task_id, lock=sent.lock)
     match sent:
         case worker_api.Heartbeat():
@@ -180,6 +182,13 @@ def parse_request(line: bytes) -> Beat | Declaration:
             return declared(word=Declared.DEFER, delay_ms=delay_ms)
         case worker_api.Hold():
             return declared(word=Declared.HOLD, reason=sent.reason)
+
+
+def _refuse_nul(sent: worker_api.AnyRequest) -> None:
+    """Raise ValueError for a text with a NUL. In a result, which stays JSON, it is an escape."""
+    for name in ("lock", "note", "reason"):
+        if "\0" in (getattr(sent, name, None) or ""):
+            raise ValueError(f"{name}: holds a NUL character, which no database can keep")
 
 
 def messages_of_notice(

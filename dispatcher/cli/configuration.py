@@ -109,8 +109,9 @@ def database_of(config: Config) -> Path:
     path = database_path(config.store_url)
     if path is None:
         raise ConfigError(
-            "store.url names a server, and this is for a database file; use the server's own tools,"
-            " such as pg_dump and pg_restore"
+            "store.url names a server, and this is for a database file; use the server's own tools:"
+            f" pg_dump --schema={config.store_schema}, and to restore pg_restore, then"
+            " `dispatcher restore` without a file"
         )
     return path
 

@@ -17,6 +17,7 @@ from dispatcher.doctor import named_files
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
 from dispatcher.doctor.free_space import existing, rooms
 from dispatcher.doctor.processes import how_to_restart, processes
+from dispatcher.doctor.server import server
 from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
@@ -24,12 +25,7 @@ from dispatcher.host.node import known_node_id
 from dispatcher.overview import recent_step_text
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
-from dispatcher.store.open import (
-    database_path,
-    is_there,
-    open_on_server,
-    remembered_identity,
-)
+from dispatcher.store.open import database_path, is_there, remembered_identity
 from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds to wait for the store.
@@ -187,7 +183,7 @@ def _sockets(config: Config) -> Iterator[Finding]:
 def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
     path = database_path(config.store_url)
     if path is None:
-        yield _server(config)
+        yield from server(config)
         return
     try:
         refuse_place(path, mountinfo)
@@ -196,17 +192,6 @@ def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
     else:
         yield ok("filesystem", f"{path.parent} is on a local one")
         yield from _store(config)
-
-
-def _server(config: Config) -> Finding:
-    try:
-        store = open_on_server(
-            config.store_url, config.store_schema, config.state_dir, PATIENCE, create=False
-        )
-    except DispatcherError as error:
-        return from_error("store", error)
-    store.close()
-    return ok("store", f"{config.store_url}, schema {config.store_schema}, {store.identity}")
 
 
 def _store(config: Config) -> Iterator[Finding]:
@@ -233,7 +218,7 @@ def _store(config: Config) -> Iterator[Finding]:
         if locks.holder_of(config.state_dir / locks.DAEMON_LOCK) is not None:
             remedy = f"the daemon works with the older one; {how_to_restart(config)}"
         yield bad("store", f"{text}, older than {found.known}", remedy)
-    elif found.schema > found.known:
+    elif found.is_newer:
         yield bad("store", f"{text}, newer than {found.known}", "upgrade this dispatcher")
     else:
         yield ok("store", text)

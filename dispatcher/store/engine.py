@@ -24,6 +24,17 @@ NONE: Values = {}
 _BEYOND: Final = 2**63
 
 
+#: A NUL as JSON writes it.
+_NUL: Final = "\\u0000"
+
+
+def refuse_nul(texts: Values) -> None:
+    """Raise `StoreRefused` for a text with a NUL, which a server cannot store."""
+    for name, text in texts.items():
+        if isinstance(text, str) and "\0" in text:
+            raise StoreRefused(f"{name}: holds a NUL character, which no database can keep")
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows for one statement; a key that a row lacks is NULL."""
@@ -39,9 +50,13 @@ class Batch:
                 if not isinstance(value, int) or not -_BEYOND <= value < _BEYOND:
                     raise StoreRefused(f"{name}: no column holds {value!r}")
         try:
-            return msgspec.json.encode(self.rows, enc_hook=_plain).decode()
+            text = msgspec.json.encode(self.rows, enc_hook=_plain).decode()
         except UnicodeEncodeError as error:
             raise StoreRefused(f"a text {in_words(error)}") from error
+        if _NUL in text:  # it may be of an escape within a text
+            for row in self.rows:
+                refuse_nul(row)
+        return text
 
 
 def _plain(value: object) -> object:
@@ -55,6 +70,10 @@ class Dialect:
 
     row_id: str
     """Definition of an integer primary key without reuse."""
+    text: str
+    """Type of a text that sorts and compares by the bytes of its UTF-8."""
+    storage: str = ""
+    """Statements that fit the tables of a new schema to how often their rows change."""
     shared: bool
     """Whether nodes on other hosts may use the database."""
     each_pair: str

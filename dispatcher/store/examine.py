@@ -21,6 +21,8 @@ class Examined:
     schema: int
     known: int
     """The schema version of this dispatcher."""
+    is_newer: bool
+    """Whether only newer dispatchers can work with it."""
     identity: str
     lineage: frozenset[str]
     """Its identity, and those of the stores that it replaced."""
@@ -43,6 +45,7 @@ def examine(path: Path, *, patience: float, whole: bool) -> Examined:
         return Examined(
             schema=schema,
             known=known,
+            is_newer=schema > known and migrate.is_newer(engine, known),
             identity=identity,
             lineage=stores,
             calendar=_calendar(engine) if schema == known else None,

@@ -1,9 +1,11 @@
-"""How the schema came to be: numbered steps, which upgrade an older SQLite database.
+"""How the schema came to be: numbered steps, which upgrade an older database.
 
-A new database gets `schema.SCHEMA` at once.
+A new database gets `schema.SCHEMA` at once. Steps up to `ON_SERVERS` are for SQLite alone; later
+ones are for servers too.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 # Checks use CASE and OR, not IN, for which SQLite builds a table at each row that it checks.
 _FIRST = """
@@ -554,3 +556,19 @@ MIGRATIONS: tuple[str, ...] = (
     ";".join(_leases()),
     _NODES,
 )
+
+#: The oldest version that a server's store may have: the first with which one was released.
+ON_SERVERS: Final = 13
+
+#: Versions whose step lets dispatchers of the version before work on, as daemons of other hosts do
+#: during an upgrade. Such a step adds tables, or columns that they need not know; it changes
+#: nothing that they read or write, and holds no lock for long: no index on a table that may be
+#: large.
+KEEPING: frozenset[int] = frozenset()
+
+
+def usable_since(version: int) -> int:
+    """Return the oldest version whose dispatchers can work with a schema of this version."""
+    while version in KEEPING:
+        version -= 1
+    return version

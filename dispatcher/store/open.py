@@ -3,10 +3,12 @@
 A store on a server is opened by `shared`, which only then is imported, with its driver.
 """
 
+from __future__ import annotations
+
 import stat
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dispatcher.errors import (
     CommitUnknown,
@@ -30,6 +32,9 @@ from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import too_few_files
 from dispatcher.times import HOST_CLOCK, HostClock
+
+if TYPE_CHECKING:
+    from dispatcher.store.server import DatabaseServer
 
 _SQLITE: Final = "sqlite://"
 _IN_MEMORY: Final = ("", "/:memory:")
@@ -107,22 +112,30 @@ def open_on_server(
     bell: Bell = NO_BELL,
 ) -> SqlStore:
     """Open a shared store as `open_store`, but leave the state directory as it is."""
-    try:
-        from dispatcher.store import server, shared  # noqa: PLC0415 - with the driver
-    except ImportError as error:
-        raise ConfigError(
-            f"store.url: a server needs a driver, which is not installed ({error}); "
-            "install it with: pip install 'dispatcher[postgres]'"
-        ) from error
+    server = server_of(url, schema, patience=patience)
+    from dispatcher.store import shared  # noqa: PLC0415 - with the driver
+
     known = remembered_identity(state_dir)
     return shared.open_shared(
-        server.DatabaseServer.of(url, schema=schema, patience=patience),
+        server,
         remembered=known and f"{_identity_file(state_dir)} remembers its store {known}",
         create=create,
         upgrade=upgrade,
         clock=clock,
         bell=bell,
     )
+
+
+def server_of(url: str, schema: str, *, patience: float) -> DatabaseServer:
+    """Return a shared store's server. Raises `ConfigError`, also without the driver."""
+    try:
+        from dispatcher.store.server import DatabaseServer  # noqa: PLC0415 - with the driver
+    except ImportError as error:
+        raise ConfigError(
+            f"store.url: a server needs a driver, which is not installed ({error}); "
+            "install it with: pip install 'dispatcher[postgres]'"
+        ) from error
+    return DatabaseServer.of(url, schema=schema, patience=patience)
 
 
 def database_path(url: str) -> Path | None:

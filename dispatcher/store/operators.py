@@ -20,7 +20,7 @@ from dispatcher.model import (
 )
 from dispatcher.selection import CHANGES
 from dispatcher.store import claims, moves
-from dispatcher.store.engine import Values
+from dispatcher.store.engine import Values, refuse_nul
 from dispatcher.store.parameters import edit_parameters, edited_columns, labels_text
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
@@ -40,6 +40,7 @@ class SqlOperator(SqlReader):
     """`OperatorStore` on an engine."""
 
     def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        refuse_nul({"reason": reason})
         state, run = self._find(task_id)
         if run is not None:
             self._end(run, Intent.CANCEL, Outcome.CANCELLED, reason)
@@ -50,6 +51,7 @@ class SqlOperator(SqlReader):
     def hold(
         self, task_id: int, reason: str, *, replace_reason: bool = True, now: StoreTime
     ) -> TaskState | None:
+        refuse_nul({"reason": reason})
         state, run = self._find(task_id)
         if run is not None:
             if not _can_be_held(run, now):
@@ -88,13 +90,16 @@ class SqlOperator(SqlReader):
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}
+        refuse_nul(values)
         return self.engine.change(sql.PAUSE, values) > 0
 
     def resume(self, queue: str) -> bool:
+        refuse_nul({"queue": queue})
         return self._announce(self.engine.change(sql.RESUME, {"queue": queue}) > 0)
 
     def drain_node(self, node_id: str, reason: str) -> bool:
         values = {"node": node_id, "reason": reason}
+        refuse_nul(values)
         return self.engine.change(nodes_sql.DRAIN, values) > 0
 
     def resume_node(self, node_id: str) -> bool:

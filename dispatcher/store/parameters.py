@@ -13,7 +13,7 @@ from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
 from dispatcher.model import Node, Outcome, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
-from dispatcher.store.engine import Values
+from dispatcher.store.engine import Values, refuse_nul
 from dispatcher.store.statements.nodes import RECORDED
 from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.store.statements.submitters import SUBMITTED_FIELDS
@@ -161,20 +161,24 @@ def moving_on(settlement: Settlement) -> Values:
 
 
 def filter_parameters(wanted: TaskFilter) -> Values:
-    """Return the parameters of `TASKS`."""
+    """Return the parameters of `TASKS`. Raises `StoreRefused` for a text with a NUL."""
     states = frozenset(TaskState) if wanted.states is None else wanted.states
     label, labelled = wanted.label or (None, None)
-    return {
-        **{state.value: state.value if state in states else None for state in TaskState},
+    texts = {
         "queue": wanted.queue,
         "profile": wanted.profile,
         "text": wanted.text,
+        "label": label,
+        "labelled": labelled,
+    }
+    refuse_nul(texts)
+    return {
+        **{state.value: state.value if state in states else None for state in TaskState},
+        **texts,
         "since": 0 if wanted.since is None else wanted.since,
         "until": NO_ID if wanted.until is None else wanted.until,
         "finished_before": wanted.finished_before,
         "after_id": -1 if wanted.after_id is None else wanted.after_id,
         "before_id": NO_ID if wanted.before_id is None else wanted.before_id,
-        "label": label,
-        "labelled": labelled,
         "limit": wanted.limit,
     }

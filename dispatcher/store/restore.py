@@ -30,11 +30,11 @@ _UID = re.compile(r"[0-9a-f]{32}")
 _SEQUENCE = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'tasks'"
 _RUN_SEQUENCE = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'runs'"
 _FENCE = "SELECT max(fence) FROM tasks"
-_ADVANCE_FENCES = "UPDATE tasks SET fence = fence + CAST(:leap AS BIGINT)"
+ADVANCE_FENCES = "UPDATE tasks SET fence = fence + CAST(:leap AS BIGINT)"
 _FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = :name"
 _ADVANCE_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"
 _RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = ?"
-_COUNTS = "SELECT count(*), count(CASE WHEN state = 'running' THEN 1 END) FROM tasks"
+COUNTS = "SELECT count(*), count(CASE WHEN state = 'running' THEN 1 END) FROM tasks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def restore(
             with closing(SqliteEngine(draft, patience=0.0)) as engine:
                 identity, next_id = _make_successor(engine, before, traces, remembered, leap(now))
                 with transaction(engine, write=False):
-                    ((tasks, running),) = engine.rows(_COUNTS)
+                    ((tasks, running),) = engine.rows(COUNTS)
             finish(draft, database)
             kept = dated if _set_aside(database, dated) else None
             try:
@@ -201,7 +201,7 @@ def _make_successor(
         identity = record_successor(engine, worked | before.stores)
         # Also beyond the old database, at whatever clock that was restored.
         beyond = before.fence + (0 if known else LEAP)
-        engine.change(_ADVANCE_FENCES, {"leap": max(leaps_by, beyond)})
+        engine.change(ADVANCE_FENCES, {"leap": max(leaps_by, beyond)})
         last = max(own.tasks, before.tasks) + by
         _advance(engine, "tasks", last)
         _advance(engine, "runs", max(own.runs, before.runs) + by)

@@ -168,7 +168,13 @@ class DatabaseServer:
             "client_min_messages": "warning",
             "search_path": f'"{self.schema}"',
         }
-        return "; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode()
+        wanted = [f"SET {name} = {value}" for name, value in settings.items()]
+        return "; ".join([*wanted, f"SELECT pg_advisory_lock_shared({self.in_use})"]).encode()
+
+    @property
+    def in_use(self) -> str:
+        """The key, in SQL, of the lock that each session shares: who has it alone works alone."""
+        return f"hashtextextended('dispatcher {self.schema} in use', 0)"
 
     def _refuse_unfit(self, found: psycopg.ConnectionInfo) -> None:
         """Raise `StoreUnusable` for an old server, or a database that cannot hold every text."""

@@ -1,9 +1,12 @@
-"""Opens a shared store: creates one that never existed, refuses one that was lost."""
+"""Opens a shared store: creates one that never existed, refuses one that was lost or copied."""
 
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from typing import Final
 
-from dispatcher.errors import StoreUnusable
-from dispatcher.store import migrate
+from dispatcher.errors import AlreadyHeld, StoreUnusable
+from dispatcher.store import migrate, migrations
 from dispatcher.store.bell import Bell
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
@@ -12,12 +15,35 @@ from dispatcher.store.server_clock import ServerClock
 from dispatcher.store.sql import SqlStore
 from dispatcher.times import HostClock
 
+#: The row of `meta` that names the schema in which the store was made.
+PLACE: Final = "place"
+
 # From the tables of the catalogue: functions such as to_regclass answer from a cache, which may be
 # older than the end of a wait for a lock.
 _FOUND: Final = """
 SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = :schema AND tablename = 'meta'),
-    (SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = :schema)
+    (SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = :schema),
+    (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = :schema)
 """
+
+# No dump and no copy of a database has both numbers.
+_PLACES: Final = """
+SELECT (SELECT value FROM meta WHERE key = 'place'),
+    CAST(pg_database.oid AS TEXT) || '.' || CAST(pg_namespace.oid AS TEXT)
+FROM pg_namespace, pg_database WHERE nspname = :schema AND datname = current_database()
+"""
+
+# The key of an advisory lock is in two halves. Names of sessions are visible to every role.
+_OTHERS: Final = """
+SELECT application_name, pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> pg_backend_pid()
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (CAST(classid AS BIGINT) << 32) | CAST(objid AS BIGINT) = {in_use}
+ORDER BY pid
+"""
+
+#: Sessions that a message names.
+_MOST_NAMED: Final = 5
 
 
 def open_shared(
@@ -32,34 +58,96 @@ def open_shared(
     """Open the store in a schema of a server.
 
     With `create`, a missing one is created unless the state directory remembers one: `remembered`
-    describes that. With `upgrade`, an older schema is upgraded. Raises as `open_store`.
+    describes that. With `upgrade`, an older schema is upgraded. Raises as `open_store`, and
+    `AlreadyHeld` while others use an older schema that cannot be upgraded under them.
     """
     engine = PostgresqlEngine(server)
     try:
         with transaction(engine, write=False):
-            is_there, _ = _find(engine, server)
+            is_there, _, is_own = find(engine, server)
         if not is_there:
             _refuse_lost(server, remembered, create=create)
             _create(engine, server)
-        identity = migrate.adopt(engine, name=server.name, upgrade=upgrade)
+        else:
+            with transaction(engine, write=False):
+                refuse_copy(engine, server)
+        identity = migrate.adopt(
+            engine,
+            migrations.MIGRATIONS,
+            name=server.name,
+            upgrade=upgrade,
+            allow=partial(_allow, engine, server, is_own is not False),
+        )
+        engine.prove = _prover(engine, server, identity)
         return SqlStore(engine, identity, ServerClock(engine.reading, clock), bell)
     except BaseException:
         engine.close()
         raise
 
 
-def _find(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[bool, bool]:
-    """Return whether the store exists, and whether its schema does.
+def version(server: DatabaseServer) -> int | None:
+    """Return the schema's version of a shared store; None if there is no store."""
+    with closing(PostgresqlEngine(server)) as engine:
+        with transaction(engine, write=False):
+            is_there, _, _ = find(engine, server)
+        return migrate.version_of(engine)[0] if is_there else None
+
+
+def find(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[bool, bool, bool | None]:
+    """Return whether the store exists, whether its schema does, and whether this role owns that.
 
     Raises `StoreUnusable` for a schema that this role may not use.
     """
-    ((is_there, may_use),) = engine.rows(_FOUND, {"schema": server.schema})
+    ((is_there, may_use, is_own),) = engine.rows(_FOUND, {"schema": server.schema})
     if may_use is False:
         raise StoreUnusable(
             f"{server.name}: this role may not use the schema; let its owner grant that"
             f" (GRANT USAGE ON SCHEMA {server.schema}), or let store.url name another role"
         )
-    return is_there, may_use is not None
+    return is_there, may_use is not None, is_own
+
+
+def refuse_copy(engine: PostgresqlEngine, server: DatabaseServer) -> None:
+    """Raise `StoreUnusable` for a store that was made elsewhere, in an open transaction."""
+    made, here = place(engine, server)
+    if made != here:
+        raise StoreUnusable(
+            f"{server.name} is a copy of a store, restored or cloned, and repeats its ids and"
+            " fences; once nothing uses it, make it a store of its own: dispatcher restore"
+        )
+
+
+def place(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[str | None, str]:
+    """Return where a store was made, and where it is, in an open transaction."""
+    ((made, here),) = engine.rows(_PLACES, {"schema": server.schema})
+    return made, here
+
+
+def _allow(engine: PostgresqlEngine, server: DatabaseServer, is_own: bool, *, alone: bool) -> None:
+    if not is_own:
+        raise StoreUnusable(
+            f"{server.name} has to be upgraded, and only the owner of its schema may do that; let"
+            " store.url name that role, and run: dispatcher migrate"
+        )
+    if alone:
+        refuse_others(engine, server)
+
+
+def refuse_others(engine: PostgresqlEngine, server: DatabaseServer) -> None:
+    """Raise `AlreadyHeld` unless this session is the only one that uses the store.
+
+    Until the end of the open transaction no other begins.
+    """
+    ((is_alone,),) = engine.rows(f"SELECT pg_try_advisory_xact_lock({server.in_use})")
+    if is_alone:
+        return
+    others = engine.rows(_OTHERS.format(in_use=server.in_use))
+    named = [f"{name or 'a session without a name'} (server's pid {pid})" for name, pid in others]
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    raise AlreadyHeld(
+        f"{server.name} is in use by {', '.join(named[:_MOST_NAMED]) or 'others'}{more};"
+        " stop the daemons and commands of all hosts first"
+    )
 
 
 def _refuse_lost(server: DatabaseServer, remembered: str | None, *, create: bool) -> None:
@@ -75,9 +163,27 @@ def _refuse_lost(server: DatabaseServer, remembered: str | None, *, create: bool
 def _create(engine: PostgresqlEngine, server: DatabaseServer) -> None:
     """Create the store, unless another process was faster."""
     with transaction(engine, write=True, schema=True):
-        is_there, has_schema = _find(engine, server)
+        is_there, has_schema, _ = find(engine, server)
         if is_there:
             return
         if not has_schema:
             engine.change(f'CREATE SCHEMA "{server.schema}"')
         migrate.fill(engine)
+        migrate.write_meta(engine, PLACE, place(engine, server)[1])
+
+
+def _prover(
+    engine: PostgresqlEngine, server: DatabaseServer, identity: str
+) -> Callable[[], object]:
+    """Return what raises `StoreUnusable` in a session that finds another store, or a newer one."""
+
+    def prove() -> None:
+        known = len(migrations.MIGRATIONS)
+        if migrate.refuse_newer(engine, server.name, known) != identity:
+            raise StoreUnusable(
+                f"{server.name} was replaced by another store while in use; stop all that use it,"
+                " then start again"
+            )
+        refuse_copy(engine, server)
+
+    return prove

@@ -58,6 +58,7 @@ class SqliteEngine:
 
     dialect = Dialect(
         row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
+        text="TEXT",
         shared=False,
         each_pair="json_each(CASE WHEN json_valid({text}) THEN {text} ELSE '{}' END)",
         text_in_command="""instr((SELECT group_concat(value, ' ')

@@ -510,7 +510,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another program's": (songs, r"copy\.db is damaged, or not .*; name another backup"),
     "damaged within": (damage, r"copy\.db is damaged.*; name another backup"),
     "of a newer version": (
-        lambda copy: meddle(copy, "UPDATE meta SET value = '99' WHERE key = 'schema_version'"),
+        lambda copy: meddle(copy, "UPDATE meta SET value = '99' WHERE key <> 'store_id'"),
         r"copy\.db was made by a newer dispatcher \(schema 99, .*; upgrade this dispatcher",
     ),
 }

@@ -35,7 +35,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "removed": lambda path: path.unlink(),
     "a table is missing": lambda path: meddle(path, "DROP TABLE runs"),
     "a newer schema": lambda path: meddle(
-        path, "UPDATE meta SET value = '99' WHERE key = 'schema_version'"
+        path, "UPDATE meta SET value = '99' WHERE key <> 'store_id'"
     ),
     "another program's": foreign,
     "a directory": lambda path: (path.unlink(), path.mkdir()),

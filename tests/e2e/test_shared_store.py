@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.errors import AlreadyHeld
+from dispatcher.store import migrations
+from dispatcher.store.open import open_store
 from tests.e2e.world import World
 from tests.postgres import Postgres
 
@@ -74,3 +77,45 @@ def test_each_task_of_two_daemons_runs_once(
     runs = [shared.show(task)["runs"] for task in tasks]
     assert [["succeeded"]] * 40 == [[run["outcome"] for run in of_task] for of_task in runs]
     assert 2 == len(nodes)
+
+
+def test_a_daemon_works_on_through_an_upgrade_that_keeps_it(
+    shared: World, store: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with shared.daemon() as daemon:
+        running = shared.submit("sh", "-c", "until test -e go; do sleep 0.05; done")
+        upgrade(store, tmp_path, monkeypatch, keeping=True)
+        (shared.directory / "go").touch()
+
+        assert 0 == shared.cli("wait", running, shared.submit("true")).exit_code
+        assert [] == daemon.events("store.unavailable")
+
+
+def test_an_upgrade_that_keeps_no_daemon_waits_for_it_and_then_refuses_it(
+    shared: World, store: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with shared.daemon() as daemon:
+        shared.cli("submit", "--wait", "--", "true")
+        with pytest.raises(AlreadyHeld, match=f"dispatcher .* {daemon.pid} "):
+            upgrade(store, tmp_path, monkeypatch)
+    upgrade(store, tmp_path, monkeypatch)
+
+    refused = shared.cli("run", exits=78)
+    assert "newer dispatcher" in refused.stderr + refused.stdout
+
+
+def upgrade(
+    store: dict[str, str],
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    keeping: bool = False,
+) -> None:
+    """Upgrade the store as the next release does."""
+    steps = migrations.MIGRATIONS
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", (*steps, "CREATE TABLE more (name TEXT)"))
+        patch.setattr(migrations, "KEEPING", frozenset({len(steps) + 1} if keeping else ()))
+        open_store(
+            store["url"], schema=store["schema"], state_dir=state_dir, patience=5, upgrade=True
+        ).close()

@@ -189,6 +189,9 @@ def test_an_invalid_queue_or_lease_is_refused_and_nothing_written(
         (lambda client: client.complete(1, lock="l", result={"a": [math.nan]}), "result: must be"),
         (lambda client: client.complete(1, lock="l", result={1: -math.inf}), "result: must be"),
         (lambda client: client.heartbeat(1, lock="l", progress=math.nan), "progress: must be"),
+        (lambda client: client.heartbeat(1, lock="\0"), "lock: holds a NUL character"),
+        (lambda client: client.heartbeat(1, lock="l", note="a\0b"), "note: holds a NUL"),
+        (lambda client: client.fail(1, "a\0b", lock="l"), "reason: holds a NUL character"),
     ],
 )
 def test_words_that_no_json_can_hold_are_refused_by_their_name(

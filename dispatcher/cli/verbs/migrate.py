@@ -12,7 +12,13 @@ from dispatcher.config.config import Config
 from dispatcher.exit_codes import ExitCode
 from dispatcher.store import migrations
 from dispatcher.store.examine import examine
-from dispatcher.store.open import database_path, is_there, lock_database, open_store
+from dispatcher.store.open import (
+    database_path,
+    is_there,
+    lock_database,
+    open_store,
+    server_of,
+)
 
 
 @click.command(epilog=examples("dispatcher migrate --check", "dispatcher migrate"))
@@ -46,15 +52,26 @@ def command(*, check: bool, as_json: bool) -> int:
 def _schema(config: Config) -> tuple[int | None, int]:
     """Return the database's schema, None without one, and the schema of this dispatcher."""
     path = database_path(config.store_url)
-    if path is None:  # no release has left an older schema on a server
-        _open(config)
-        return len(migrations.MIGRATIONS), len(migrations.MIGRATIONS)
+    if path is None:
+        return _schema_on_server(config)
     if not is_there(path):
         return None, len(migrations.MIGRATIONS)
     found = examine(path, patience=PATIENCE, whole=False)
     if found.schema > found.known:  # it raises, with the remedy
         _open(config)
-    return found.schema, found.known
+    return found.schema, max(found.schema, found.known)
+
+
+def _schema_on_server(config: Config) -> tuple[int | None, int]:
+    from dispatcher.store import shared  # noqa: PLC0415 - with the driver
+
+    known = len(migrations.MIGRATIONS)
+    server = server_of(config.store_url, config.store_schema, patience=PATIENCE)
+    found = shared.version(server)
+    if found is None or found <= known:
+        return found, known
+    _open(config)  # it raises, with the remedy, unless this dispatcher may work with it
+    return found, found
 
 
 def _open(config: Config, *, upgrade: bool = False) -> None:

@@ -1,0 +1,179 @@
+"""The checks of a PostgreSQL server that holds the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from dispatcher.config.config import Config
+from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
+from dispatcher.errors import DispatcherError
+from dispatcher.store.open import open_on_server, server_of
+from dispatcher.times import wall_clock
+
+if TYPE_CHECKING:
+    from dispatcher.store.server_facts import ServerFacts
+
+#: Seconds to wait for the server.
+PATIENCE: Final = 5.0
+
+#: Milliseconds by which the host's clock may differ from the server's without a warning.
+APART: Final = 1000
+
+#: Seconds, or transactions of others, for which a snapshot may be held without a warning.
+HELD: Final = 60
+HELD_AGE: Final = 100_000
+
+#: Dead rows of a table without a warning, and their ratio to its other rows.
+DEAD: Final = 20_000
+DEAD_RATIO: Final = 0.5
+
+#: Part of the server's connections in use from which a warning follows.
+FULL: Final = 0.8
+
+_REMEDIES: Final = {
+    "session": "end it when it is not needed: SELECT pg_terminate_backend({pid})",
+    "standby": "see what reads there for so long, or set hot_standby_feedback = off on it",
+    "prepared transaction": "end it: COMMIT PREPARED or ROLLBACK PREPARED '{name}'",
+    "replication slot": "if its standby is gone: SELECT pg_drop_replication_slot('{name}')",
+}
+
+
+def server(config: Config) -> Iterator[Finding]:
+    """Check the store on a server, then the server."""
+    yield _store(config)
+    try:
+        at = server_of(config.store_url, config.store_schema, patience=PATIENCE)
+        from dispatcher.store import server_facts  # noqa: PLC0415 - with the driver
+
+        facts = server_facts.read(at)
+    except DispatcherError:
+        return  # reported with the store
+    yield ok("server", f"PostgreSQL {facts.version}, encoding UTF8")
+    yield check_role(facts, at.schema)
+    yield check_clock(facts, wall_clock())
+    yield check_encryption(facts, str(at.parameters.get("sslmode") or "prefer"))
+    yield from check_settings(facts)
+    yield check_connections(facts)
+    yield from check_dead_rows(facts)
+
+
+def _store(config: Config) -> Finding:
+    try:
+        store = open_on_server(
+            config.store_url, config.store_schema, config.state_dir, PATIENCE, create=False
+        )
+    except DispatcherError as error:
+        return from_error("store", error)
+    store.close()
+    return ok("store", f"{config.store_url}, schema {config.store_schema}, {store.identity}")
+
+
+def check_role(facts: ServerFacts, schema: str) -> Finding:
+    """Check what this role may do: a daemon needs all but the upgrade of the schema."""
+    if facts.owner is None:
+        return ok("role", f"{facts.role}; the schema {schema} is not there yet")
+    if facts.denied:
+        some = ", ".join(facts.denied[:3]) + (", …" if len(facts.denied) > 3 else "")
+        return warning(
+            "role",
+            f"{facts.role} is denied what a daemon needs: {some}",
+            f"for a daemon: GRANT {schema}_run TO {facts.role}, which docs/roles.sql makes",
+        )
+    if facts.is_owner:
+        return ok("role", f"{facts.role} owns the schema {schema}")
+    upgrades = f"{facts.owner} upgrades the schema: dispatcher migrate"
+    return ok("role", f"{facts.role} may do what a daemon needs; {upgrades}")
+
+
+def check_clock(facts: ServerFacts, host_ms: int) -> Finding:
+    """Compare the host's clock, which shows in dates alone, with the server's."""
+    least = host_ms - facts.now - round(facts.took * 1000)
+    apart = max(least, min(host_ms - facts.now, 0))
+    if abs(apart) <= APART:
+        return ok("clock", "the host's clock agrees with the server's, which is the store's")
+    side = "ahead of" if apart > 0 else "behind"
+    return warning(
+        "clock",
+        f"the host's clock is {abs(apart) / 1000:.0f} s {side} the server's, which is the store's:"
+        " dates that people type and read here are wrong by that",
+        "correct the clock that is wrong; timedatectl timesync-status",
+    )
+
+
+def check_encryption(facts: ServerFacts, mode: str) -> Finding:
+    if not facts.is_distant:
+        return ok("encryption", "not needed: the server is on this host")
+    if not facts.is_encrypted:
+        return warning(
+            "encryption",
+            "what goes to the server and back is not encrypted, tasks' environments among it",
+            "add sslmode=verify-full to store.url, unless the network is private",
+        )
+    if mode not in ("verify-full", "verify-ca"):
+        return warning(
+            "encryption",
+            f"sslmode={mode}: encrypted, but whoever answers is taken for the server",
+            "add sslmode=verify-full and sslrootcert to store.url",
+        )
+    return ok("encryption", f"TLS, sslmode={mode}")
+
+
+def check_settings(facts: ServerFacts) -> Iterator[Finding]:
+    """Check settings on which the promises depend, and those that get in the way."""
+    settings = facts.settings
+    for name in ("fsync", "full_page_writes"):
+        if settings.get(name) == "off":
+            text = f"{name} = off: a crash of the server's host may damage or lose the store"
+            yield bad("server settings", text, f"set {name} = on, and restart the server")
+    if settings.get("synchronous_commit") == "off":
+        yield warning(
+            "server settings",
+            "synchronous_commit = off: a crash of the server forgets what was accepted just before",
+            "set it to on, or leave it if that may happen",
+        )
+    for name in ("autovacuum", "track_counts"):
+        if settings.get(name) == "off":
+            yield warning(
+                "server settings",
+                f"{name} = off: nothing removes dead rows, and the queue gets slower and slower",
+                f"set {name} = on",
+            )
+    limit = int(settings.get("transaction_timeout") or 0)
+    if 0 < limit < PATIENCE * 1000:
+        yield warning(
+            "server settings",
+            f"transaction_timeout = {limit} ms ends transactions that may take longer",
+            "set it to 0 for the dispatcher's roles: ALTER ROLE … SET transaction_timeout = 0",
+        )
+
+
+def check_connections(facts: ServerFacts) -> Finding:
+    most = int(facts.settings["max_connections"])
+    most -= int(facts.settings.get("superuser_reserved_connections") or 0)
+    text = f"{facts.connections} of {most} connections are in use"
+    if facts.connections > most * FULL:
+        return warning("connections", text, "raise max_connections, or see who has so many open")
+    return ok("connections", text)
+
+
+def check_dead_rows(facts: ServerFacts) -> Iterator[Finding]:
+    """Name who holds a snapshot for long, and the table that suffers."""
+    table, dead, live = facts.dead or ("", 0, 0)
+    suffers = f"{dead} dead rows in {table}, {live} others" if table else "no table"
+    for holder in facts.holders:
+        is_old = holder.age >= HELD_AGE if holder.seconds is None else holder.seconds >= HELD
+        if is_old:
+            since = "" if holder.seconds is None else f" for {holder.seconds:.0f} s"
+            yield warning(
+                "dead rows",
+                f"{holder.kind} {holder.name} has held a snapshot{since}, {holder.age} transactions"
+                f" behind: what died since cannot be removed, and claims get slower ({suffers})",
+                _REMEDIES[holder.kind].format(pid=holder.name.split()[0], name=holder.name),
+            )
+            return
+    if dead > DEAD and dead > live * DEAD_RATIO:
+        remedy = f"VACUUM {table}; and see whether autovacuum is on and keeps up"
+        yield warning("dead rows", suffers, remedy)
+    else:
+        yield ok("dead rows", f"nobody holds them back; {suffers}")

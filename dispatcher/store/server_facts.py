@@ -1,0 +1,139 @@
+"""Reads facts about a server and its database, for whoever looks after them. Changes nothing."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dispatcher.store.engine import transaction
+from dispatcher.store.postgresql import PostgresqlEngine
+from dispatcher.store.server import DatabaseServer
+from dispatcher.times import StoreTime
+
+#: Settings that change what the store promises, or how it keeps up.
+SETTINGS: Final = (
+    *("fsync", "full_page_writes", "synchronous_commit", "autovacuum", "track_counts"),
+    *("max_connections", "superuser_reserved_connections", "idle_session_timeout"),
+    "transaction_timeout",
+)
+
+_SERVER: Final = """
+SELECT current_setting('server_version'), current_user,
+    COALESCE(NOT (inet_client_addr() <<= '127.0.0.0/8' OR inet_client_addr() = '::1'), FALSE),
+    EXISTS (SELECT 1 FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl)
+        OR EXISTS (SELECT 1 FROM pg_stat_gssapi WHERE pid = pg_backend_pid() AND encrypted),
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+"""
+
+_SETTINGS: Final = """
+SELECT name, setting FROM pg_settings WHERE name = ANY (string_to_array(:names, ' '))
+"""
+
+# What a daemon needs, and this role may not do.
+_DENIED: Final = """
+SELECT lower(action) || ' ' || relname
+FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace,
+    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS one (action, place)
+WHERE nspname = :schema AND relkind = 'r' AND NOT has_table_privilege(pg_class.oid, action)
+ORDER BY relname, place
+"""
+
+_OWNER: Final = """
+SELECT pg_has_role(nspowner, 'USAGE'), pg_get_userbyid(nspowner)
+FROM pg_namespace WHERE nspname = :schema
+"""
+
+# Whatever holds back the removal of dead rows in this database, oldest first. Every role may see
+# who it is, but only its own sessions' times: then `seconds` is NULL.
+_HOLDERS: Final = """
+SELECT kind, name, age, seconds FROM (
+    SELECT CASE backend_type WHEN 'walsender' THEN 'standby' ELSE 'session' END AS kind,
+        CAST(pid AS TEXT) || ' (' || concat_ws(', ', usename, nullif(application_name, ''),
+            state) || ')' AS name,
+        greatest(age(backend_xmin), age(backend_xid)) AS age,
+        CAST(extract(epoch FROM clock_timestamp() - xact_start) AS DOUBLE PRECISION) AS seconds
+    FROM pg_stat_activity
+    WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL) AND pid <> pg_backend_pid()
+        AND (datname = current_database() OR backend_type = 'walsender')
+        AND backend_type IS DISTINCT FROM 'autovacuum worker'
+    UNION ALL
+    SELECT 'prepared transaction', gid, age(transaction),
+        CAST(extract(epoch FROM clock_timestamp() - prepared) AS DOUBLE PRECISION)
+    FROM pg_prepared_xacts WHERE database = current_database()
+    UNION ALL
+    SELECT 'replication slot', slot_name, age(xmin), NULL
+    FROM pg_replication_slots WHERE xmin IS NOT NULL
+) AS holder ORDER BY age DESC
+"""
+
+_DEAD: Final = """
+SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
+WHERE schemaname = :schema ORDER BY n_dead_tup DESC LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a snapshot, or a transaction open, so that no later dead row can be removed."""
+
+    kind: str
+    """session, standby, prepared transaction or replication slot."""
+    name: str
+    age: int
+    """Transactions that began since."""
+    seconds: float | None
+    """Since when; None: this role may not see that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    version: str
+    role: str
+    owner: str | None
+    """Of the schema; None if that does not exist."""
+    is_owner: bool
+    denied: tuple[str, ...]
+    """What a daemon needs and this role may not do, as "update tasks"."""
+    is_distant: bool
+    """Whether the connection comes to the server from another host."""
+    is_encrypted: bool
+    connections: int
+    settings: Mapping[str, str]
+    now: StoreTime
+    took: float
+    """Seconds in which the clock was read."""
+    holders: tuple[Holder, ...]
+    dead: tuple[str, int, int] | None
+    """The table with the most dead rows, their number, and that of its other rows."""
+
+
+def read(server: DatabaseServer) -> ServerFacts:
+    """Read the facts in one snapshot. Raises `StoreUnavailable` and `StoreUnusable`."""
+    with closing(PostgresqlEngine(server)) as engine, transaction(engine, write=False):
+        return _read(engine, server.schema)
+
+
+def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
+    ((version, role, is_distant, is_encrypted, connections),) = engine.rows(_SERVER)
+    owners: list[tuple[Any, ...]] = engine.rows(_OWNER, {"schema": schema})
+    is_owner, owner = owners[0] if owners else (False, None)
+    dead = engine.rows(_DEAD, {"schema": schema})
+    reading = engine.reading()
+    return ServerFacts(
+        version=version,
+        role=role,
+        owner=owner,
+        is_owner=is_owner,
+        denied=tuple(text for (text,) in engine.rows(_DENIED, {"schema": schema})),
+        is_distant=is_distant,
+        is_encrypted=is_encrypted,
+        connections=connections,
+        settings=dict(engine.rows(_SETTINGS, {"names": " ".join(SETTINGS)})),
+        now=reading.time,
+        took=reading.took,
+        holders=tuple(
+            Holder(kind=kind, name=name, age=age, seconds=seconds)
+            for kind, name, age, seconds in engine.rows(_HOLDERS)
+        ),
+        dead=dead[0] if dead else None,
+    )

@@ -1,0 +1,211 @@
+"""`dispatcher doctor` looks at the server that holds the store, and names who slows it down."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from dispatcher.config.config import load
+from dispatcher.doctor import server as doctor
+from dispatcher.doctor.finding import Finding, Level
+from dispatcher.store import server_facts
+from dispatcher.store.server_facts import Holder, ServerFacts
+from dispatcher.times import StoreTime
+from tests.command import Command
+from tests.postgres import Postgres
+
+HEALTHY = ServerFacts(
+    version="17.2",
+    role="host7",
+    owner="admin",
+    is_owner=False,
+    denied=(),
+    is_distant=True,
+    is_encrypted=True,
+    connections=10,
+    settings={"fsync": "on", "max_connections": "100", "superuser_reserved_connections": "3"},
+    now=StoreTime(1_000_000),
+    took=0.0,
+    holders=(),
+    dead=("runs", 100, 1000),
+)
+
+
+@pytest.fixture
+def shared(command: Command, postgres: Postgres) -> Iterator[Command]:
+    command.configure(f'[store]\nurl = "{postgres.url()}"\nschema = "examined"')
+    (command.state_dir / "store-id").unlink(missing_ok=True)
+    yield command
+    postgres.sql("DROP SCHEMA IF EXISTS examined CASCADE")
+
+
+def found(command: Command) -> dict[str, Finding]:
+    return {one.check: one for one in doctor.server(load(str(command.config_file)))}
+
+
+def test_a_healthy_server_has_no_fault_but_the_settings_of_tests(shared: Command) -> None:
+    shared("submit", "--", "true")
+    findings = list(doctor.server(load(str(shared.config_file))))
+
+    checks = ["store", "server", "role", "clock", "encryption"]
+    checks += ["server settings"] * 3 + ["connections", "dead rows"]
+    assert checks == [one.check for one in findings]
+    settings = [one.text.partition(":")[0] for one in findings if one.check == "server settings"]
+    assert ["fsync = off", "full_page_writes = off", "autovacuum = off"] == settings
+    rest = {one.level for one in findings if one.check != "server settings"}
+    assert {Level.OK} == rest, findings
+
+
+def test_a_server_without_a_store_is_examined_all_the_same(shared: Command) -> None:
+    findings = found(shared)
+
+    assert "holds no store" in findings["store"].text
+    assert "the schema examined is not there yet" in findings["role"].text
+
+
+def test_a_server_that_is_not_there_is_reported_once(command: Command) -> None:
+    command.configure('[store]\nurl = "postgresql://127.0.0.1:1/"')
+
+    assert ["store"] == list(found(command))
+
+
+def test_the_session_that_holds_a_snapshot_is_named_with_the_way_to_end_it(
+    shared: Command, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "HELD", 0)
+    shared("submit", "--", "true")
+    with closing(postgres.connect()) as holder:
+        holder.execute("SET application_name = 'nightly report'")
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        finding = found(shared)["dead rows"]
+        pid = holder.info.backend_pid
+
+    assert f"session {pid} (postgres, nightly report, idle in transaction)" in finding.text
+    assert f"SELECT pg_terminate_backend({pid})" in str(finding.remedy)
+    assert Level.OK is found(shared)["dead rows"].level
+
+
+def test_an_open_transaction_of_a_writer_holds_dead_rows_back_too(
+    shared: Command, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "HELD", 0)
+    shared("submit", "--", "true")
+    with closing(postgres.connect()) as writer:
+        writer.execute("BEGIN; UPDATE examined.tasks SET priority = 1")
+
+        assert f"session {writer.info.backend_pid} " in found(shared)["dead rows"].text
+
+
+def test_a_role_that_sees_no_times_of_others_still_sees_who_it_is(
+    shared: Command, postgres: Postgres
+) -> None:
+    shared("submit", "--", "true")
+    postgres.sql("CREATE ROLE guest LOGIN")
+    with closing(postgres.connect()) as holder:
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        at = doctor.server_of(postgres.url(user="guest"), "examined", patience=5)
+        (one,) = server_facts.read(at).holders
+        pid = holder.info.backend_pid
+    postgres.sql("DROP ROLE guest")
+
+    assert ("session", None) == (one.kind, one.seconds)
+    assert one.name.startswith(f"{pid} (postgres")
+
+
+@pytest.mark.parametrize(
+    ("holder", "remedy"),
+    [
+        (Holder(kind="session", name="7 (x)", age=1, seconds=61.0), "pg_terminate_backend(7)"),
+        (Holder(kind="session", name="7 (x)", age=100_000, seconds=None), "terminate_backend(7)"),
+        (Holder(kind="prepared transaction", name="xa", age=1, seconds=61), "PREPARED 'xa'"),
+        (Holder(kind="replication slot", name="old", age=200_000, seconds=None), "slot('old')"),
+        (Holder(kind="standby", name="9 (x)", age=1, seconds=61), "hot_standby_feedback"),
+    ],
+)
+def test_whatever_holds_dead_rows_back_is_named_with_its_remedy(
+    holder: Holder, remedy: str
+) -> None:
+    (finding,) = doctor.check_dead_rows(replace(HEALTHY, holders=(holder,)))
+
+    assert (Level.WARNING, True) == (finding.level, remedy in str(finding.remedy)), finding
+
+
+@pytest.mark.parametrize(("seconds", "age"), [(59.0, 10**6), (None, 99_999)])
+def test_a_snapshot_that_is_held_briefly_is_no_fault(seconds: float | None, age: int) -> None:
+    holder = Holder(kind="session", name="7 (x)", age=age, seconds=seconds)
+    (finding,) = doctor.check_dead_rows(replace(HEALTHY, holders=(holder,)))
+
+    assert Level.OK is finding.level
+
+
+def test_dead_rows_that_nobody_removes_are_reported() -> None:
+    (many,) = doctor.check_dead_rows(replace(HEALTHY, dead=("runs", 30_000, 10_000)))
+    (few,) = doctor.check_dead_rows(replace(HEALTHY, dead=("runs", 30_000, 10**6)))
+
+    assert (Level.WARNING, "VACUUM runs") == (many.level, str(many.remedy).partition(";")[0])
+    assert Level.OK is few.level
+
+
+@pytest.mark.parametrize(
+    ("changed", "mode", "level", "text"),
+    [
+        ({"is_distant": False, "is_encrypted": False}, "prefer", Level.OK, "on this host"),
+        ({"is_encrypted": False}, "prefer", Level.WARNING, "not encrypted"),
+        ({}, "require", Level.WARNING, "whoever answers"),
+        ({}, "verify-full", Level.OK, "TLS"),
+    ],
+)
+def test_a_connection_that_others_may_read_or_answer_is_a_warning(
+    changed: dict[str, bool], mode: str, level: Level, text: str
+) -> None:
+    finding = doctor.check_encryption(replace(HEALTHY, **changed), mode)
+
+    assert (level, True) == (finding.level, text in finding.text), finding
+
+
+@pytest.mark.parametrize(
+    ("host_ms", "took", "text"),
+    [
+        (1_000_500, 0.0, "agrees"),
+        (1_003_000, 0.0, "3 s ahead of"),
+        (997_000, 0.0, "3 s behind"),
+        (1_003_000, 2.5, "agrees"),  # the reading took that long
+    ],
+)
+def test_a_hosts_clock_that_is_wrong_is_a_warning(host_ms: int, took: float, text: str) -> None:
+    finding = doctor.check_clock(replace(HEALTHY, took=took), host_ms)
+
+    assert text in finding.text
+    assert (Level.OK if text == "agrees" else Level.WARNING) is finding.level
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "level"),
+    [
+        ("fsync", "off", Level.BAD),
+        ("full_page_writes", "off", Level.BAD),
+        ("synchronous_commit", "off", Level.WARNING),
+        ("autovacuum", "off", Level.WARNING),
+        ("transaction_timeout", "500", Level.WARNING),
+    ],
+)
+def test_a_setting_that_breaks_a_promise_is_reported(name: str, value: str, level: Level) -> None:
+    settings = {**HEALTHY.settings, name: value}
+    (finding,) = doctor.check_settings(replace(HEALTHY, settings=settings))
+
+    assert level is finding.level
+    assert [] == list(doctor.check_settings(HEALTHY))
+
+
+def test_few_free_connections_are_a_warning() -> None:
+    assert Level.WARNING is doctor.check_connections(replace(HEALTHY, connections=80)).level
+    assert Level.OK is doctor.check_connections(HEALTHY).level
+
+
+def test_a_role_is_judged_by_what_a_daemon_needs() -> None:
+    lacks = doctor.check_role(replace(HEALTHY, denied=("update tasks",)), "jobs")
+
+    assert (Level.WARNING, True) == (lacks.level, "GRANT jobs_run TO host7" in str(lacks.remedy))
+    assert "admin upgrades" in doctor.check_role(HEALTHY, "jobs").text
+    assert "owns" in doctor.check_role(replace(HEALTHY, is_owner=True), "jobs").text
