@@ -23,6 +23,7 @@ def node_json(view: NodeView, calendar: Calendar) -> dict[str, Any]:
         "labels": dict(node.labels),
         "release": node.release,
         "seen_at": calendar.iso(node.seen_at),
+        "listen": node.listen,
     }
 
 

@@ -19,7 +19,7 @@ def record(command: Command, *rows: Node, **changes: Any) -> None:
 
 @pytest.fixture
 def two(command: Command) -> Command:
-    record(command, HERE, labels={"gpu": "a100"}, release="1.2")
+    record(command, HERE, labels={"gpu": "a100"}, release="1.2", listen="tls://web-1:7373")
     record(command, THERE)
     return command
 
@@ -40,6 +40,7 @@ def test_nodes_for_programs(two: Command) -> None:
         "here": False,
         "state": "up",
         "draining": None,
+        "listen": "tls://web-1:7373",
         "slots": 2,
         "running": 0,
         "labels": {"gpu": "a100"},
