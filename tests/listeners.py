@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dispatcher.config.peer_settings import PeersSection
 from dispatcher.peers.contract import ListenerReport
-from dispatcher.peers.listener import OutputServer
+from dispatcher.peers.listener import PROOF_WITHIN, OutputServer
 
 #: `node.crt` for localhost, signed by `authority.crt`; `other.crt`, signed by nobody. They last
 #: until 2126, and guard nothing.
@@ -48,9 +48,16 @@ def serving(
     *,
     budget: int = 1 << 20,
     report: Callable[[ListenerReport], object] = bool,
+    proof_within: float = PROOF_WITHIN,
 ) -> Iterator[OutputServer]:
     """Let a thread of this process be the listener while the block lasts."""
-    server = OutputServer(section, output_dir=str(outputs), budget=budget, report=report)
+    server = OutputServer(
+        section,
+        output_dir=str(outputs),
+        budget=budget,
+        report=report,
+        proof_within=proof_within,
+    )
     lifeline, end = os.pipe()
     with open(lifeline, "rb") as reading:
         thread = threading.Thread(target=server.serve, args=(reading,))

@@ -40,10 +40,8 @@ MOST_CONNECTIONS = 64
 #: Seconds in which a peer must have shown the token.
 PROOF_WITHIN = 10.0
 
-#: Seconds for which a peer that gets nothing may be silent until it closes, and messages that it
-#: may still send.
-LINGER = 1.0
-MOST_LINGERING = 16
+#: The least seconds between two looks for peers that have not.
+SWEEP_INTERVAL = 0.1
 
 #: Seconds between two reports of refusals.
 REPORT_INTERVAL = 1.0
@@ -63,6 +61,7 @@ class OutputServer:
         output_dir: str,
         budget: int,
         report: Callable[[ListenerReport], object],
+        proof_within: float = PROOF_WITHIN,
     ) -> None:
         """Listen; `budget` is that of a run's output, in bytes. Raises `ConfigError`."""
         assert peers.listen is not None
@@ -70,6 +69,7 @@ class OutputServer:
         self._output_dir = output_dir
         self._budget = budget
         self._write = report
+        self._proof_within = proof_within
         self._token = trust.token(peers.token_file)
         self._context = trust.listener_context(peers)
         self._socket = _bound(peers.listen)
@@ -85,10 +85,16 @@ class OutputServer:
             selector.register(self._socket, selectors.EVENT_READ)
             selector.register(lifeline, selectors.EVENT_READ)
             self._write(ListenerReport(ready=True))
-            while lifeline not in {key.fileobj for key, _ in selector.select(1.0)}:
+            while lifeline not in {key.fileobj for key, _ in selector.select(self._longest())}:
                 self._accept()
                 self._end_overdue(instant())
         self._end_overdue(NEVER)
+
+    def _longest(self) -> float | None:
+        """Return for how many seconds to wait; None: until somebody connects."""
+        with self._lock:
+            due = min(self._connections.values(), default=NEVER)
+        return None if due == NEVER else max(SWEEP_INTERVAL, due - instant())
 
     def _accept(self) -> None:
         try:
@@ -99,8 +105,8 @@ class OutputServer:
         with self._lock:
             is_full = len(self._connections) >= MOST_CONNECTIONS
         if is_full:
-            connection.close()
             self._report(peer, f"{MOST_CONNECTIONS} connections are open")
+            connection.close()
             return
         connection.settimeout(PATIENCE)
         try:
@@ -109,7 +115,7 @@ class OutputServer:
                     connection, server_side=True, do_handshake_on_connect=False
                 )
             with self._lock:
-                self._connections[connection] = Instant(instant() + PROOF_WITHIN)
+                self._connections[connection] = Instant(instant() + self._proof_within)
             threading.Thread(target=self._serve, args=(connection, peer), daemon=True).start()
         except (OSError, RuntimeError) as error:  # it is gone again, or there is no thread for it
             self._forget(connection)
@@ -133,11 +139,8 @@ class OutputServer:
             self._report(peer, str(refusal))
             with suppress(OSError):
                 connection.sendall(_line(OutputPart(refused=str(refusal))))
-                _linger(connection)
         except OSError as error:
             self._report_if_unproved(connection, peer, error)
-            with suppress(OSError):
-                _linger(connection)
         finally:
             self._forget(connection)
 
@@ -205,16 +208,6 @@ def _send_present(connection: socket.socket, output: RunOutput) -> None:
         )
         output.dropped = output.holes = output.truncated = 0
         connection.sendall(_line(part) + chunk)
-
-
-def _linger(connection: socket.socket) -> None:
-    """Let the peer read why it gets nothing: a close with unread bytes would take that away."""
-    plain = socket.socket
-    plain.settimeout(connection, LINGER)
-    plain.shutdown(connection, socket.SHUT_WR)
-    for _ in range(MOST_LINGERING):
-        if not plain.recv(connection, MOST_OF_MESSAGE):
-            return
 
 
 def _line(message: msgspec.Struct) -> bytes:

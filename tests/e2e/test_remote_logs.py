@@ -127,6 +127,16 @@ def test_without_a_listener_the_message_names_node_file_and_remedies(hosts: Host
     )
 
 
+def test_a_file_that_is_here_needs_no_listener(hosts: Hosts) -> None:
+    hosts.configure(there=False)
+    with hosts.daemon():
+        task_id = hosts.here.submit(*shell("echo here"))
+        hosts.here.cli("wait", task_id)
+
+    shown = hosts.here.cli("logs", task_id)
+    assert ("here\n", "") == (shown.stdout, shown.stderr)
+
+
 def test_a_run_without_output_needs_no_listener(hosts: Hosts) -> None:
     hosts.configure(there=False)
     task_id = hosts.ran("true")

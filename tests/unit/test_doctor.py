@@ -25,6 +25,7 @@ from dispatcher.doctor.finding import Finding, Level
 from dispatcher.host import holes, locks, owner
 from dispatcher.store import migrations
 from tests.command import Command
+from tests.listeners import certified, peers
 from tests.postgres import Postgres
 from tests.reports import report
 
@@ -63,6 +64,22 @@ def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path
     directory.unlink()
     directory.mkdir()
     assert Level.OK is found(used, "metrics").level
+
+
+def test_the_token_and_certificates_of_other_nodes_are_checked(
+    used: Command, tmp_path: Path
+) -> None:
+    section = peers(tmp_path, **certified())
+    used.configure(f"[peers]\n{''.join(f'{k} = {v!r}{chr(10)}' for k, v in certified().items())}")
+    assert [] == [one for one in findings(load(str(used.config_file))) if one.check == "peers"]
+    keys = {**certified(), "listen": section.listen, "token_file": section.token_file}
+    used.configure("\n".join(("[peers]", *(f"{key} = {value!r}" for key, value in keys.items()))))
+    good = found(used, "peers")
+    assert (Level.OK, True) == (good.level, f"listens at {section.announced}" in good.text)
+
+    (tmp_path / "token").chmod(0o644)
+    bad = found(used, "peers")
+    assert (Level.BAD, True) == (bad.level, "every user may open it" in bad.text)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes another user")
