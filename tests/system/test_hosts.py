@@ -63,8 +63,7 @@ def play_round(lab: Lab, name: str, rng: random.Random) -> str:
 
 def judge(lab: Lab, tasks: list[int], undisturbed: list[int]) -> None:
     """Fail for two live trees of a task, for a lost or doubled success, for a disturbed node."""
-    twins = lab.files / "twins"
-    assert not twins.exists(), twins.read_text()
+    lab.refuse_twins()
     for task in tasks:
         runs = lab.runs(task)
         begun = lab.begun(task)

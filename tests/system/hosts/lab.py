@@ -57,6 +57,10 @@ done
 WAITS = 'until [ -e "$0/go" ]; do sleep 0.1; done\n'
 
 
+class TwinsError(Exception):
+    """Two trees of a task lived at one instant: no wait mends that."""
+
+
 class HostsWorld(World):
     """A world whose commands run on a host, which may end and boot again."""
 
@@ -201,9 +205,15 @@ class Lab:
 
     def until_begun(self, task: int, runs: int) -> None:
         def probe() -> None:
+            self.refuse_twins()
             assert len(self.begun(task)) >= runs, (task, self.runs(task))
 
         eventually(probe, every=0.1, patience=120)
+
+    def refuse_twins(self) -> None:
+        """Raise `TwinsError` if a worker has found the lock of its task held."""
+        if (twins := self.files / "twins").exists():
+            raise TwinsError(twins.read_text())
 
     def runs(self, task: int) -> list[dict[str, Any]]:
         names = ("outcome", "node", "fence", "claimed_at", "takeover_at")
