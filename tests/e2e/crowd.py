@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 from tests.e2e.helpers import submit_all
@@ -16,6 +17,12 @@ SLOTS = 4
 
 #: Tasks of the queue `few` that run at once on a node.
 FEW = 2
+
+#: Tasks of the queue `rare` that run at once on all nodes.
+RARE = 3
+
+#: The queues of the tasks, in turn.
+QUEUES = ("few", "default", "rare", "default")
 
 #: A worker leaves a file for its task, which none may find. It stands in a directory of its node,
 #: and of its queue there, while it runs, and counts who else does.
@@ -30,8 +37,12 @@ set -- "$mine/all/"*
 [ $# -le 4 ] || echo "$# on a node" >> "$0/over"
 set -- "$mine/few/"*
 [ $# -le 2 ] || echo "$# of few on a node" >> "$0/over"
+true > "$0/queues/$DISPATCHER_QUEUE/$DISPATCHER_TASK_ID"
+set -- "$0/queues/rare/"*
+[ $# -le 3 ] || echo "$# of rare" >> "$0/over"
 sleep 0.1
-rm "$mine/all/$DISPATCHER_TASK_ID" "$mine/$DISPATCHER_QUEUE/$DISPATCHER_TASK_ID"
+rm "$0/queues/$DISPATCHER_QUEUE/$DISPATCHER_TASK_ID" \\
+    "$mine/all/$DISPATCHER_TASK_ID" "$mine/$DISPATCHER_QUEUE/$DISPATCHER_TASK_ID"
 """
 
 
@@ -52,25 +63,26 @@ class Crowd:
         self.worlds = worlds
         self.directory = directory
         self._server, self._schema = server, schema
-        for name in ("tasks", "twice"):
-            (directory / name).mkdir()
+        for name in ("tasks", "twice", *(f"queues/{queue}" for queue in QUEUES)):
+            (directory / name).mkdir(parents=True, exist_ok=True)
         for world in worlds:
-            for name in ("all", "few", "default"):
-                (world.directory / "inside" / name).mkdir(parents=True)
+            for name in ("all", *QUEUES):
+                (world.directory / "inside" / name).mkdir(parents=True, exist_ok=True)
             world.configure(
                 store={"url": server.url(), "schema": schema},
                 node={"slots": SLOTS},
                 logs={"level": "info"},
-                **{"queues.few": {"concurrency": FEW}},
+                **{
+                    "queues.few": {"concurrency": FEW},
+                    "queues.rare": {"global_concurrency": RARE},
+                },
             )
 
     def work_off(self, tasks: int) -> list[Daemon]:
-        """Let all daemons work off so many tasks, a third of them in the queue `few`."""
+        """Let all daemons work off so many tasks, each in the next of the queues."""
         command = ["sh", "-c", WORKER, str(self.directory)]
-        lines = [
-            {"command": command, "queue": ("few", "default", "default")[n % 3]}
-            for n in range(tasks)
-        ]
+        queues = islice(cycle(QUEUES), tasks)
+        lines = [{"command": command, "queue": queue} for queue in queues]
         with ExitStack() as stack:
             daemons = [stack.enter_context(world.daemon(alone=False)) for world in self.worlds]
             submit_all(self.worlds[0], *lines)
@@ -112,6 +124,7 @@ def judge(crowd: Crowd, daemons: Sequence[Daemon], tasks: int, server: Postgres)
     assert tasks == len(list((crowd.directory / "tasks").iterdir()))
     assert {"succeeded": tasks} == Counter(run.outcome for run in runs)
     assert tasks == len({run.task for run in runs})
+    assert RARE >= most_at_once([run for run in runs if run.queue == "rare"])
     nodes = Counter(run.node for run in runs)
     for node in nodes:
         here = [run for run in runs if run.node == node]
