@@ -106,6 +106,7 @@ class ControlBell:
     """The bell of an embedded store: a message to the control socket of its one daemon."""
 
     statement = ""
+    failure = None
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -116,6 +117,8 @@ class ControlBell:
     def fileno(self) -> None: ...
 
     def read(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def is_running(config: Config) -> bool:

@@ -160,6 +160,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last file of figures was not written; None: it was, or the file names none."""
     listener_failure: str | None = None
     """Why there is no listener for other nodes; None: there is one, or the file names none."""
+    bell_failure: str | None = None
+    """Why the daemon finds changes by others only by its poll; None: it does not."""
 
     @property
     def is_full(self) -> bool:

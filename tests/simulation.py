@@ -57,9 +57,13 @@ class FakeBell:
         self.rings += 1
         self.on_ring()
 
+    failure = None
+
     def fileno(self) -> None: ...
 
     def read(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 rings: Bell = FakeBell()

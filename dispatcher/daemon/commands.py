@@ -48,6 +48,7 @@ class Commands:
         output_report: Callable[[], OutputReport | None] = lambda: None,
         metrics_unwritten: Callable[[], str | None] = lambda: None,
         listener_failure: Callable[[], str | None] = lambda: None,
+        bell_failure: Callable[[], str | None] = lambda: None,
         notifier: Notifier | None = None,
     ) -> None:
         self.on_stop = on_stop
@@ -61,6 +62,7 @@ class Commands:
         self._output_report = output_report
         self._metrics_unwritten = metrics_unwritten
         self._listener_failure = listener_failure
+        self._bell_failure = bell_failure
         self._notifier = notifier
 
     def obey_signals(self, arrived: Collection[signal.Signals], *, at: Instant) -> None:
@@ -101,6 +103,7 @@ class Commands:
             output=self._output_report(),
             metrics_unwritten=self._metrics_unwritten(),
             listener_failure=self._listener_failure(),
+            bell_failure=self._bell_failure(),
             config_file=None if self.file is None else as_utf8(str(self.file)),
             config_mistakes=tuple(map(as_utf8, self.mistakes)),
             managed=self._notifier is not None,

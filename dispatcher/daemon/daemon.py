@@ -19,7 +19,14 @@ from dispatcher.config.reload import Reloaded, reload, with_environments
 from dispatcher.daemon import children
 from dispatcher.daemon.channel import Channel
 from dispatcher.daemon.commands import Commands
-from dispatcher.daemon.duties import Duty, ManagerReports, restore_names, when_due, write_logs
+from dispatcher.daemon.duties import (
+    Duty,
+    ManagerReports,
+    restore_names,
+    watch_bell,
+    when_due,
+    write_logs,
+)
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.launcher import Launcher
 from dispatcher.daemon.listener import Listener
@@ -84,14 +91,14 @@ class Daemon:
         self._selector = selectors.EpollSelector()
         self._textfile = Textfile(self._selector, config=config)
         self._listener = Listener(self._selector, config=config)
-        self._commands = self._obeyed()
+        self._commands = self._obeyed(store)
         self.loop = Loop(
             self.supervisor,
             executor,
             selector=self._selector,
             bell=store.bell,
             control=self._control_channel(),
-            duties=self._duties(),
+            duties=[watch_bell(store.bell), *self._duties()],
         )
         self._watch_signals()
         self._report_configuration()
@@ -145,7 +152,7 @@ class Daemon:
         if mistakes:
             log.warning("config.mistaken", mistakes=mistakes)
 
-    def _obeyed(self) -> Commands:
+    def _obeyed(self, store: Store) -> Commands:
         return Commands(
             self.supervisor,
             on_stop=_on_stop(self._config),
@@ -153,6 +160,7 @@ class Daemon:
             output_report=self._outputs.report,
             metrics_unwritten=self._textfile.failure,
             listener_failure=self._listener.failure,
+            bell_failure=lambda: store.bell.failure,
             notifier=self._around.notifier,
         )
 

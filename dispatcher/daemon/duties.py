@@ -12,8 +12,9 @@ from dispatcher.host import background
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.logs import logs
+from dispatcher.store.bell import Bell
 from dispatcher.supervisor.supervisor import Supervisor
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 log = structlog.get_logger()
 
@@ -44,6 +45,22 @@ def write_logs(at: Instant) -> Instant:
     if at >= logs.due():
         logs.flush(at)
     return logs.due()
+
+
+def watch_bell(bell: Bell) -> Duty:
+    """Return the duty to log when rings cease to arrive, and when they do again."""
+    known: str | None = None
+
+    def duty(_: Instant) -> Instant:
+        nonlocal known
+        if bell.failure is None and known is not None:
+            log.info("bell.restored")
+        elif bell.failure is not None and known is None:
+            log.warning("bell.silent", reason=bell.failure)
+        known = bell.failure
+        return NEVER
+
+    return duty
 
 
 def bound_log(file: Path) -> Duty:

@@ -45,7 +45,8 @@ class Loop:
         """The descriptor of the executor's connection, while the selector watches it."""
         executor.call_before_close(self._unwatch_executor)
         if (descriptor := bell.fileno()) is not None:
-            selector.register(descriptor, selectors.EVENT_READ, lambda *_: bell.read())
+            selector.register(descriptor, selectors.EVENT_READ)
+        self._bell = bell
         self._workers = WorkerChannel(selector)
         self._deadline = Instant(0.0)
         self._again = False
@@ -90,6 +91,7 @@ class Loop:
         for key, mask in self._selector.select(0):
             if key.data is not None:
                 key.data(at, mask)
+        self._bell.read()  # only here: a tick follows each ring that was read
         behind = self._workers.check_backlog()
         requests = self._take_requests(at, at_once=bool(events) or at >= self._deadline)
         grouping = self._requests_due() is not None

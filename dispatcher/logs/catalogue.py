@@ -380,6 +380,13 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         "metrics.written": Event(
             "The file of metrics is written again.", fields={"path": str}, same_by=()
         ),
+        "bell.silent": Event(
+            "No notifications of the store arrive: changes by others are found by polling alone.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "bell.restored": Event("Notifications of the store arrive again.", fields={}, same_by=()),
         "listener.started": Event(
             "Other nodes may read the output of runs here, at this address.",
             fields={"address": str},

@@ -24,7 +24,17 @@ class Bell(Protocol):
         """
 
     def read(self) -> None:
-        """Read what made the descriptor readable. Never fails, never waits."""
+        """Read what made the descriptor readable, and connect again if that is due.
+
+        Called in each turn of the daemon. Never fails, never waits.
+        """
+
+    @property
+    def failure(self) -> str | None:
+        """Why this daemon receives no rings of others, as found last; None: it does."""
+
+    def close(self) -> None:
+        """Listen no longer. Idempotent."""
 
 
 class NoBell:
@@ -34,12 +44,15 @@ class NoBell:
     """
 
     statement = ""
+    failure = None
 
     def ring(self) -> None: ...
 
     def fileno(self) -> None: ...
 
     def read(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 NO_BELL: Bell = NoBell()

@@ -67,7 +67,7 @@ def open_store(
     path = database_path(url)
     if is_shared(url):
         store = open_on_server(
-            url, schema, state_dir, patience, create=create, upgrade=upgrade, clock=clock, bell=bell
+            url, schema, state_dir, patience, create=create, upgrade=upgrade, clock=clock
         )
         return _remembered(state_dir, store)
     if path is None:
@@ -109,7 +109,6 @@ def open_on_server(
     create: bool,
     upgrade: bool = False,
     clock: HostClock = HOST_CLOCK,
-    bell: Bell = NO_BELL,
 ) -> SqlStore:
     """Open a shared store as `open_store`, but leave the state directory as it is."""
     server = server_of(url, schema, patience=patience)
@@ -122,7 +121,6 @@ def open_on_server(
         create=create,
         upgrade=upgrade,
         clock=clock,
-        bell=bell,
     )
 
 

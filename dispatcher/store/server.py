@@ -115,7 +115,7 @@ class DatabaseServer:
         """Open a session. Raises `StoreUnavailable` and `StoreUnusable`."""
         try:
             session = Session.connect(
-                self._conninfo(),
+                self.conninfo(),
                 autocommit=True,  # transactions begin and end by statements of their own
                 prepare_threshold=_UNPREPARED,
                 context=_ADAPTERS,
@@ -140,7 +140,7 @@ class DatabaseServer:
         """Return the store's error for one of `postgresql_errors.ERRORS`."""
         return postgresql_errors.translated(error, self.name, self.patience)
 
-    def _conninfo(self) -> str:
+    def conninfo(self) -> str:
         """Return the parameters, with those that the URL leaves open or may not decide."""
         given = self.parameters
         addresses = str(given.get("host") or given.get("hostaddr")).split(",")

@@ -7,10 +7,10 @@ from typing import Final
 
 from dispatcher.errors import AlreadyHeld, StoreUnusable
 from dispatcher.store import migrate, migrations
-from dispatcher.store.bell import Bell
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.server import DatabaseServer
+from dispatcher.store.server_bell import ServerBell
 from dispatcher.store.server_clock import ServerClock
 from dispatcher.store.sql import SqlStore
 from dispatcher.times import HostClock
@@ -53,7 +53,6 @@ def open_shared(
     upgrade: bool,
     remembered: str | None,
     clock: HostClock,
-    bell: Bell,
 ) -> SqlStore:
     """Open the store in a schema of a server.
 
@@ -79,7 +78,7 @@ def open_shared(
             allow=partial(_allow, engine, server, is_own is not False),
         )
         engine.prove = _prover(engine, server, identity)
-        return SqlStore(engine, identity, ServerClock(engine.reading, clock), bell)
+        return SqlStore(engine, identity, ServerClock(engine.reading, clock), ServerBell(server))
     except BaseException:
         engine.close()
         raise

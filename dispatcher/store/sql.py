@@ -10,6 +10,7 @@ class SqlStore(SqlSubmitter, SqlOperator, SqlSupervisor):
     """`Store` on an engine."""
 
     def close(self) -> None:
+        self.bell.close()
         self.engine.close()
 
 

@@ -1,5 +1,7 @@
 """An outage of the store: since when, and when to try again."""
 
+import random
+
 from dispatcher.backoff import Backoff
 from dispatcher.times import Instant
 
@@ -8,7 +10,11 @@ STORE_RETRY = (0.05, 1.0)
 
 
 class Outage:
-    def __init__(self, retry: tuple[float, float] = STORE_RETRY) -> None:
+    def __init__(
+        self, retry: tuple[float, float] = STORE_RETRY, *, rng: random.Random | None = None
+    ) -> None:
+        """With `rng`, each delay is drawn from its upper half: daemons return one by one."""
+        self._rng = rng
         self.retry_at: Instant | None = None
         """When to try again; None while the store answers."""
         self._backoff = Backoff(*retry)
@@ -24,7 +30,10 @@ class Outage:
         if is_new:
             self._since = at
             self._backoff.reset()
-        self.retry_at = Instant(at + self._backoff.grow())
+        delay = self._backoff.grow()
+        if self._rng is not None:
+            delay = self._rng.uniform(delay / 2, delay)
+        self.retry_at = Instant(at + delay)
         return is_new
 
     def record_success(self, *, at: Instant) -> float | None:

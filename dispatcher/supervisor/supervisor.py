@@ -86,7 +86,7 @@ class Supervisor:
             Chore(store, "retention", retention),
         )
         self._inbox: list[Event] = []
-        self._outage = Outage()
+        self._outage = Outage(rng=rng)
 
     def reconfigure(self, settings: SupervisorSettings) -> None:
         """Use other settings from the next tick on; node, output and executor must be the same."""

@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class PipeBell:
     """A bell whose descriptor is a pipe's."""
 
     statement = ""
+    failure = None
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -80,7 +81,8 @@ class PipeBell:
         return self.reader
 
     def read(self) -> None:
-        os.read(self.reader, 100)
+        with suppress(BlockingIOError):
+            os.read(self.reader, 100)
 
     def close(self) -> None:
         os.close(self.reader)
@@ -90,7 +92,13 @@ class PipeBell:
 class Daemon:
     """A loop, and the other end of its connection to the executor."""
 
-    def __init__(self, clock: Any, notifier: Notifier | None = None, bell: Bell = NO_BELL) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        notifier: Notifier | None = None,
+        bell: Bell = NO_BELL,
+        duty: Duty | None = None,
+    ) -> None:
         ours, self.executor = socket.socketpair()
         ours.setblocking(False)
         self.waiting = [ours]
@@ -100,7 +108,7 @@ class Daemon:
         self.supervisor = Supervisor(self.client)
         supervisor: Any = self.supervisor
         reports = notifier and ManagerReports(notifier, supervisor, self.client).run_due
-        duties: list[Duty] = [reports] if reports else []
+        duties: list[Duty] = [each for each in (reports, duty) if each]
         self.selector = selectors.EpollSelector()
         self.loop = Loop(
             supervisor, self.client, selector=self.selector, bell=bell, duties=duties, clock=clock
@@ -357,6 +365,21 @@ def test_an_executor_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> N
             daemon.loop.step(longest=0)
 
             assert "READY=1" in manager.received()
+
+
+def test_a_ring_after_the_tick_makes_the_next_turn_come_at_once() -> None:
+    with closing(PipeBell()) as bell:
+
+        def ring(at: Instant) -> Instant:
+            bell.ring()
+            return Instant(at + 60)
+
+        with closing(Daemon(lambda: Instant(1000.0), bell=bell, duty=ring)) as daemon:
+            daemon.loop.step(longest=0)
+            waits = select.poll()
+            waits.register(daemon.loop, select.POLLIN)
+
+            assert waits.poll(0)
 
 
 def test_a_daemon_that_sleeps_turns_once_when_the_bell_is_rung() -> None:

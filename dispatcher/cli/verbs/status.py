@@ -203,6 +203,8 @@ def _print_failures(node: dict[str, Any]) -> None:
         click.echo(f"metrics   [metrics] textfile is not written: {render.plain(why)}")
     if why := node.get("listener_failure"):
         click.echo(f"listener  other nodes cannot read output here: {render.plain(why)}")
+    if why := node.get("bell_failure"):
+        click.echo(f"polling   changes are found by [daemon] poll alone: {render.plain(why)}")
 
 
 def _print_running(found: dict[str, Any]) -> None:

@@ -1,0 +1,216 @@
+"""The bell of a shared store: NOTIFY rings with the commit, and a connection of its own listens.
+
+Nothing here waits: libpq connects, asks and answers while the daemon's loop goes on.
+"""
+
+import random
+import select
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import Final
+
+import psycopg
+from psycopg import pq
+from psycopg.pq.abc import PGconn
+
+from dispatcher.backoff import Backoff
+from dispatcher.store.server import DatabaseServer
+from dispatcher.times import Instant, instant
+
+#: Seconds until a lost connection is made again: first, and at most; doubling. Each is drawn from
+#: its upper half, so that daemons that lost one server do not return together.
+RETRY: Final = (0.5, 30.0)
+
+#: Seconds between two checks of a connection on which nothing arrives.
+CHECK_EVERY: Final = 60.0
+
+_POOLED: Final = (
+    "the connection to the server is a pooler's in transaction mode, which passes no notifications"
+    " on; let store.url name the server itself, or a pooler in session mode"
+)
+
+_LISTENS: Final = """
+SELECT pg_backend_pid(), pg_is_in_recovery(),
+    EXISTS (SELECT 1 FROM pg_listening_channels() AS one (name) WHERE one.name = '{channel}')
+"""
+
+_WANTED: Final = {
+    pq.PollingStatus.READING: select.EPOLLIN,
+    pq.PollingStatus.WRITING: select.EPOLLOUT,
+}
+
+#: Waits until its descriptor is ready; what it yields are the events.
+_Steps = Generator[int, None, None]
+
+
+class ServerBell:
+    """Rings in each transaction; who asks for its descriptor also listens.
+
+    The channel has the schema's name, so that installations in one database do not wake each other.
+    """
+
+    def __init__(
+        self,
+        server: DatabaseServer,
+        *,
+        clock: Callable[[], Instant] = instant,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.statement = f'NOTIFY "{server.schema}"'
+        self._server = server
+        self._clock = clock
+        self._rng = rng or random.SystemRandom()
+        self._ready: select.epoll | None = None
+        """Readable once the connection has something to read, whichever connection it is."""
+        self._connection: PGconn | None = None
+        self._steps: _Steps | None = None
+        self._watched: int | None = None
+        """The descriptor of the connection."""
+        self._pid = 0
+        """The server's process that listens for us."""
+        self._backoff = Backoff(*RETRY)
+        self._due = clock()
+        """When to connect, to check, or to give up the wait for an answer."""
+        self._failure: str | None = None
+
+    def ring(self) -> None:
+        """Do nothing: the commit has rung."""
+
+    @property
+    def failure(self) -> str | None:
+        return self._failure
+
+    def fileno(self) -> int:
+        if self._ready is None:
+            self._ready = select.epoll()
+            self.read()
+        return self._ready.fileno()
+
+    def read(self) -> None:
+        if self._ready is None:
+            return
+        at = self._clock()
+        try:
+            if self._connection is None:
+                if at >= self._due:
+                    self._connect(at)
+            elif self._steps is not None and at >= self._due:
+                raise psycopg.OperationalError("the server did not answer in time")
+            elif self._steps is None:
+                self._take_rings()
+                if at >= self._due:
+                    self._begin(self._check(), at)
+            self._go_on()
+        except psycopg.Error as error:
+            self._lose(str(error), at)
+
+    def close(self) -> None:
+        self._drop()
+        if self._ready is not None:
+            self._ready.close()
+            self._ready = None
+
+    def _connect(self, at: Instant) -> None:
+        self._connection = pq.PGconn.connect_start(self._server.conninfo().encode())
+        self._begin(self._listen(), at)
+
+    def _begin(self, steps: _Steps, at: Instant) -> None:
+        self._steps, self._due = steps, Instant(at + self._server.answer)
+
+    def _go_on(self) -> None:
+        """Do what can be done without a wait; then wait for the next events."""
+        wanted = select.EPOLLIN
+        if self._steps is not None:
+            try:
+                wanted = next(self._steps)
+            except StopIteration:
+                self._steps, self._due = None, Instant(self._clock() + CHECK_EVERY)
+        if self._connection is not None:
+            self._watch(self._connection.socket, wanted)
+
+    def _listen(self) -> _Steps:
+        """Connect, listen, and check that the session that listens is ours."""
+        connection = self._connection
+        assert connection is not None
+        yield select.EPOLLOUT
+        while (status := pq.PollingStatus(connection.connect_poll())) in _WANTED:
+            yield _WANTED[status]
+        if status != pq.PollingStatus.OK:
+            raise psycopg.OperationalError(connection.get_error_message())
+        connection.nonblocking = 1
+        channel = self._server.schema
+        asked = f'SET idle_session_timeout = 0; LISTEN "{channel}"; SELECT pg_backend_pid()'
+        ((pid,),) = yield from self._ask(asked)
+        self._pid = int(pid)
+        yield from self._check()
+        self._backoff.reset()
+
+    def _check(self) -> _Steps:
+        """Find out whether the session at the other end is the one that listens."""
+        asked = _LISTENS.format(channel=self._server.schema)
+        ((pid, recovers, listens),) = yield from self._ask(asked)
+        if recovers != b"f":
+            raise psycopg.OperationalError("the server is a standby")
+        is_ours = int(pid) == self._pid and listens == b"t"
+        self._failure = None if is_ours else _POOLED
+
+    def _ask(self, statement: str) -> Generator[int, None, list[tuple[bytes, ...]]]:
+        """Return the rows of the last statement."""
+        connection = self._connection
+        assert connection is not None
+        connection.send_query(statement.encode())
+        while connection.flush():
+            yield select.EPOLLIN | select.EPOLLOUT
+        rows: list[tuple[bytes, ...]] = []
+        while True:
+            connection.consume_input()
+            if connection.is_busy():
+                yield select.EPOLLIN
+                continue
+            if (result := connection.get_result()) is None:
+                return rows
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
+            columns = range(result.nfields)
+            rows = [
+                tuple(result.get_value(row, column) or b"" for column in columns)
+                for row in range(result.ntuples)
+            ]
+
+    def _take_rings(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        connection.consume_input()
+        while connection.notifies() is not None:
+            pass
+
+    def _watch(self, descriptor: int, events: int) -> None:
+        if self._ready is None:
+            return
+        if descriptor != self._watched:
+            self._unwatch()
+        self._watched = descriptor
+        try:
+            self._ready.modify(descriptor, events)
+        except FileNotFoundError:  # new; perhaps with the number of one that libpq closed
+            self._ready.register(descriptor, events)
+
+    def _unwatch(self) -> None:
+        if self._ready is not None and self._watched is not None:
+            with suppress(OSError):  # libpq closed it, as when it tries another address
+                self._ready.unregister(self._watched)
+        self._watched = None
+
+    def _lose(self, error: str, at: Instant) -> None:
+        """Plan another connection."""
+        self._drop()
+        longest = self._backoff.grow()
+        self._due = Instant(at + self._rng.uniform(longest / 2, longest))
+        self._failure = f"{self._server.name}: {' '.join(error.split())}"
+
+    def _drop(self) -> None:
+        self._unwatch()
+        self._steps = None
+        if self._connection is not None:
+            self._connection.finish()
+            self._connection = None

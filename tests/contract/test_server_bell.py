@@ -1,0 +1,303 @@
+"""The bell of a shared store, on a real server that restarts, hangs, or is behind a pooler."""
+
+import random
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from dispatcher.daemon.duties import watch_bell
+from dispatcher.store.bell import Bell
+from dispatcher.store.open import open_store
+from dispatcher.store.server import DatabaseServer
+from dispatcher.store.server_bell import CHECK_EVERY, RETRY, ServerBell
+from dispatcher.times import Instant
+from tests.contract.helpers import NOW, new_task
+from tests.eventually import eventually
+from tests.postgres import Postgres, running
+from tests.recorded_logs import expect_catalogued
+
+fits: type[Bell] = ServerBell
+
+
+class Time:
+    """A clock that only a test moves."""
+
+    def __init__(self) -> None:
+        self.at = Instant(1_000.0)
+
+    def __call__(self) -> Instant:
+        return self.at
+
+    def pass_by(self, seconds: float) -> None:
+        self.at = Instant(self.at + seconds)
+
+
+@pytest.fixture(scope="module")
+def server(server_files: Path) -> Iterator[Postgres]:
+    """A server for these tests alone, which hurt it."""
+    with running(server_files) as server:
+        yield server
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def bell_at(url: str, time: Time, schema: str = "dispatcher") -> ServerBell:
+    server = DatabaseServer.of(url, schema=schema, patience=0.02)
+    return ServerBell(server, clock=time, rng=random.Random(1))
+
+
+def is_readable(bell: ServerBell) -> bool:
+    descriptor = bell.fileno()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def settle(bell: ServerBell) -> None:
+    """Read until the bell receives rings, or knows why not."""
+
+    def known() -> None:
+        bell.fileno()
+        bell.read()
+        assert bell._steps is None
+
+    eventually(known)
+    assert not is_readable(bell)
+
+
+def rings_of(bell: ServerBell) -> bool:
+    """Wait until the bell wakes its daemon, and let it be read."""
+    eventually(lambda: _assert_readable(bell))
+    bell.read()
+    return True
+
+
+def _assert_readable(bell: ServerBell) -> None:
+    assert is_readable(bell)
+
+
+def test_a_commit_that_gives_work_wakes_the_daemons_of_this_store_and_a_rollback_does_not(
+    server: Postgres, time: Time, tmp_path: Path
+) -> None:
+    store = open_store(server.url(), state_dir=tmp_path, patience=5, schema="one")
+    with (
+        closing(store),
+        closing(bell_at(server.url(), time, "one")) as bell,
+        closing(bell_at(server.url(), time, "two")) as other,
+    ):
+        settle(bell)
+        settle(other)
+        with store.transaction():
+            store.submit([new_task()], now=NOW)
+            assert not is_readable(bell), "not before the commit"
+        assert rings_of(bell)
+        assert not is_readable(bell), "read once"
+
+        with suppress(KeyboardInterrupt), store.transaction():
+            store.submit([new_task()], now=NOW)
+            raise KeyboardInterrupt
+        with store.transaction():
+            store.pause("q", "why", now=NOW)
+        server.sql('NOTIFY "one"')
+        assert rings_of(bell), "the sign that all before it has arrived"
+        assert not is_readable(bell)
+        assert not is_readable(other)
+
+
+def test_only_who_asks_for_the_descriptor_listens(server: Postgres, time: Time) -> None:
+    with closing(bell_at(server.url(), time)) as bell:
+        bell.read()
+        assert bell._connection is None
+
+
+def test_a_bell_whose_session_the_server_ends_reports_it(server: Postgres, time: Time) -> None:
+    with closing(bell_at(server.url(), time)) as bell:
+        settle(bell)
+        assert bell.failure is None
+        server.sql(f"SELECT pg_terminate_backend({bell._pid})")
+
+        eventually(lambda: _failed(bell))
+
+
+def test_a_bell_listens_again_at_the_same_descriptor_after_a_restart_of_the_server(
+    server: Postgres, time: Time
+) -> None:
+    with capture_logs() as logs, closing(bell_at(server.url(), time)) as bell:
+        duty = watch_bell(bell)
+        descriptor = bell.fileno()
+        settle(bell)
+        duty(time.at)
+        server.stop()
+        assert rings_of(bell)
+        eventually(lambda: _failed(bell))
+        duty(time.at)
+        for _ in range(3):
+            time.pass_by(RETRY[1])
+            bell.read()
+            settle(bell)
+            assert bell.failure is not None
+            duty(time.at)
+        server.start()
+        bell.read()
+        assert bell.failure is not None, "not before its time"
+
+        time.pass_by(RETRY[1])
+
+        def again() -> None:
+            bell.read()
+            duty(time.at)
+            assert bell.failure is None
+
+        eventually(again)
+        server.sql('NOTIFY "dispatcher"')
+        assert rings_of(bell)
+        assert descriptor == bell.fileno()
+    assert ["bell.silent", "bell.restored"] == [line["event"] for line in logs]
+    expect_catalogued(logs)
+
+
+def test_the_bells_of_a_lost_server_do_not_return_together(server: Postgres) -> None:
+    dues = set()
+    for seed in range(20):
+        time = Time()
+        gone = DatabaseServer.of("postgresql://@/x?host=/nowhere", schema="s", patience=0.02)
+        with closing(ServerBell(gone, clock=time, rng=random.Random(seed))) as bell:
+            bell.fileno()
+            eventually(lambda bell=bell: _failed(bell))
+            dues.add(bell._due)
+
+    assert 20 == len(dues)
+    assert all(1_000 + RETRY[0] / 2 <= due <= 1_000 + RETRY[0] for due in dues)
+
+
+def _failed(bell: ServerBell) -> None:
+    bell.read()
+    assert bell.failure is not None
+
+
+def test_a_server_that_hangs_is_given_up_at_the_check_without_a_wait(
+    server: Postgres, time: Time
+) -> None:
+    with closing(bell_at(server.url(), time)) as bell:
+        settle(bell)
+        with server.frozen():
+            time.pass_by(CHECK_EVERY)
+            bell.read()
+            assert bell.failure is None
+            time.pass_by(5)
+            bell.read()
+            assert "did not answer in time" in (bell.failure or "")
+
+
+# A pooler in transaction mode -------------------------------------------------------------------
+
+
+def _message(source: socket.socket) -> bytes:
+    """Read one message of the protocol."""
+    head = _exactly(source, 5)
+    return head + _exactly(source, int.from_bytes(head[1:], "big") - 4)
+
+
+def _exactly(source: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        if not (part := source.recv(size - len(found))):
+            raise EOFError
+        found += part
+    return found
+
+
+class Pooler:
+    """Gives each query of its one client to another session of the server."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._path = str(server.directory / ".s.PGSQL.5432")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"postgresql://postgres@127.0.0.1:{self._listener.getsockname()[1]}/postgres"
+        self._thread = threading.Thread(target=self._serve)
+        self._client: socket.socket | None = None
+
+    def _serve(self) -> None:
+        with suppress(OSError, EOFError):
+            self._client, _ = self._listener.accept()
+            with self._client as client:
+                start = self._first(client)
+                sessions = []
+                for _ in range(2):
+                    session = socket.socket(socket.AF_UNIX)
+                    sessions.append(session)
+                    session.connect(self._path)
+                    session.sendall(start)
+                    greeting = self._answer(session)
+                client.sendall(greeting)
+                while True:
+                    query = _message(client)
+                    if query[:1] == b"X":
+                        break
+                    sessions.append(session := sessions.pop(0))
+                    session.sendall(query)
+                    client.sendall(self._answer(session))
+                for session in sessions:
+                    session.close()
+
+    def _first(self, client: socket.socket) -> bytes:
+        """Return the start-up message; refuse what asks for encryption."""
+        while True:
+            length = _exactly(client, 4)
+            body = _exactly(client, int.from_bytes(length, "big") - 4)
+            if body[:4] not in (b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\x30"):
+                return length + body
+            client.sendall(b"N")
+
+    def _answer(self, session: socket.socket) -> bytes:
+        answer = b""
+        while True:
+            part = _message(session)
+            answer += part
+            if part[:1] == b"Z":
+                return answer
+
+    @contextmanager
+    def running(self) -> Iterator["Pooler"]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            for one in (self._client, self._listener):
+                if one is not None:
+                    with suppress(OSError):
+                        one.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._thread.join()
+
+
+def test_a_pooler_in_transaction_mode_is_found_and_polled(server: Postgres, time: Time) -> None:
+    with Pooler(server).running() as pooler, closing(bell_at(pooler.url, time)) as bell:
+        settle(bell)
+
+        assert "pooler" in (bell.failure or "")
+
+
+def test_a_session_that_no_longer_listens_is_found_at_the_next_check(
+    server: Postgres, time: Time
+) -> None:
+    with closing(bell_at(server.url(), time)) as bell:
+        settle(bell)
+        assert bell._connection is not None
+        bell._connection.nonblocking = 0
+        bell._connection.exec_(b"UNLISTEN *")
+        bell._connection.nonblocking = 1
+        time.pass_by(CHECK_EVERY)
+        bell.read()
+        eventually(lambda: _failed(bell))
+
+        assert "pooler" in (bell.failure or "")
