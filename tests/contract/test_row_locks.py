@@ -1,5 +1,6 @@
 """What two sessions of a server do at once is as if one had come first, and neither fails."""
 
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -18,10 +19,13 @@ from dispatcher.model import Declared, Outcome, TaskFilter, TaskState
 from dispatcher.operations.editing import edit
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import operators, submitters, supervisor
+from dispatcher.supervisor.supervisor import Supervisor
+from dispatcher.times import WallTime, instant
 from dispatcher.words import Beat, Declaration, Refused
 from tests.contract.helpers import NODE, NOW, SHARED, TTL, OneByOne, later, new_task, settlement
 from tests.contract.interleaved import Sessions, stopped
 from tests.postgres import Postgres
+from tests.simulation import SETTINGS, FakeExecutor
 
 pytestmark = SHARED
 
@@ -286,6 +290,25 @@ def test_a_claim_leaves_out_what_an_operator_is_holding(
 
     assert [second] == [claim.task_id for claim in claims]
     assert TaskState.HELD is store.task(first).state
+
+
+def test_a_daemon_does_not_spin_while_others_have_all_ready_tasks_locked(
+    one: SqlStore, other: SqlStore, store: OneByOne
+) -> None:
+    executor = FakeExecutor()
+    executor.clock, executor.wall = instant, lambda: WallTime(0)
+    daemon = Supervisor(other, executor, SETTINGS, rng=random.Random(1))
+    executor.greet()
+    at = instant()
+    while daemon.tick(executor.events, at=at) <= at:
+        executor.events = []
+    task_id = store.new()
+
+    with one.transaction():
+        one.hold(task_id, "why", now=NOW)
+        assert daemon.tick([], at=at) > at
+
+    assert [] == executor.starts
 
 
 def test_operators_beats_and_settles_in_opposite_orders_wait_for_each_other_in_one(
