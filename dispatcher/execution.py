@@ -2,24 +2,40 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from dispatcher.environment import Environment
 from dispatcher.model import Declared, Intent, Liveness, Outcome, TaskState
+from dispatcher.quantities import durations
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
+
+#: The longest time-out, delay or lease of a task.
+LONGEST: Final = durations.parse("3650d")
+
+#: The largest number of attempts, deferrals or orphans; other programs read 32 bits.
+MOST: Final = 2**31 - 1
+
+# What a stored number may be: beyond these it is damage. Fences also grow by restores.
+Duration = Annotated[int, Meta(ge=0, le=int(LONGEST))]
+Lease = Annotated[int, Meta(ge=1, le=int(LONGEST))]
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Attempts = Annotated[int, Meta(ge=1, le=MOST)]
+Fence = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """A run's time limits, and the signal that ends it; None: no limit, or SIGTERM."""
 
-    run_timeout_ms: int | None = None
-    stall_timeout_ms: int | None = None
-    start_timeout_ms: int | None = None
+    run_timeout_ms: Duration | None = None
+    stall_timeout_ms: Duration | None = None
+    start_timeout_ms: Duration | None = None
     total_at: StoreTime | None = None
     """End of the task's total time-out."""
-    kill_signal: int | None = None
+    kill_signal: Annotated[int, Meta(ge=1, le=64)] | None = None
 
     def deadline(self, begun_at: StoreTime) -> StoreTime | None:
         """Return when the time of a run that began at `begun_at` is over."""
@@ -39,11 +55,11 @@ class RetryPolicy:
     The defaults are those of a task that stores no others, whatever is configured later.
     """
 
-    max_deferrals: int = 100
-    max_orphans: int = 5
-    backoff_min_ms: int = 10_000
-    backoff_max_ms: int = 900_000
-    cooldown_ms: int = 60_000
+    max_deferrals: Count = 100
+    max_orphans: Count = 5
+    backoff_min_ms: Duration = 10_000
+    backoff_max_ms: Duration = 900_000
+    cooldown_ms: Duration = 60_000
 
 
 BUILT_IN: Final = RetryPolicy()
@@ -114,34 +130,34 @@ class OpenRun:
     task_id: int
     run_id: int
     run_uid: RunUid
-    fence: int
-    attempt: int
+    fence: Fence
+    attempt: Attempts
     queue: str
     liveness: Liveness
-    lease_ttl_ms: int
+    lease_ttl_ms: Lease
     ending: Outcome | None
     ending_reason: str | None
     pid: int | None
     exit_code: int | None
     """The leader's, if it exited before its tree was gone."""
     signal: int | None
-    attempts_used: int
+    attempts_used: Count
     """Used up before this run."""
-    max_attempts: int
-    deferrals: int
-    orphans: int
+    max_attempts: Attempts
+    deferrals: Count
+    orphans: Count
     owner: str
     """The node's id, or the owner of a local claim."""
     declared: Declared | None = None
     declared_reason: str | None = None
-    declared_delay_ms: int | None = None
+    declared_delay_ms: Annotated[int, Meta(ge=0, le=10**12)] | None = None
     declared_retry: bool = True
     last_heartbeat_at: StoreTime | None = None
     progressed_at: StoreTime | None = None
     """When a heartbeat last reported a changed progress or note."""
     limits: Limits = NO_LIMITS
     retry: RetryPolicy = BUILT_IN
-    kill_grace_ms: int = KILL_GRACE_MS
+    kill_grace_ms: Duration = KILL_GRACE_MS
     """As in `Claim`."""
     output_path: str = ""
     rules: Mapping[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
 
 from dispatcher.environment import Environment
 from dispatcher.model import Liveness
@@ -10,6 +11,18 @@ from dispatcher.wire import KillMode
 
 #: The priority of `--urgent`: before all tasks that were given none, in the order of their submits.
 URGENT = 1000
+
+
+#: The meanings that a profile may give to exit codes; its rules that do not concern them.
+Meaning = Literal["succeeded", "failed", "deferred", "held"]
+_OTHER_RULES: Final = frozenset(
+    {("lost", "orphaned"), ("leftovers", "report"), ("output", "journal")}
+)
+
+
+def is_rule(name: str, word: str) -> bool:
+    """Return whether a profile's rules may have this one."""
+    return word in get_args(Meaning) or (name, word) in _OTHER_RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

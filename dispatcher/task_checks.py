@@ -5,17 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits
 from dispatcher.config.section import MAX_LABEL, MAX_LABELS, NAME
-from dispatcher.config.task_settings import Meaning
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
-from dispatcher.new_task import NewTask
+from dispatcher.new_task import NewTask, is_rule
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import WallTime
@@ -51,9 +50,6 @@ _FIELDS = tuple(field.name for field in fields(NewTask))
 
 #: Fields with a fixed choice of words.
 CHOICES: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}
-
-#: Rules of profiles that do not concern exit codes.
-_RULES = frozenset({("lost", "orphaned"), ("leftovers", "report"), ("output", "journal")})
 
 
 def checked(task: NewTask) -> NewTask:
@@ -210,7 +206,7 @@ def _check_labels(option: str, labels: Mapping[str, str]) -> None:
 def _check_rules(rules: Mapping[str, str]) -> None:
     for name, word in rules.items():
         _text("rules", name, 100)
-        if (name, word) not in _RULES and word not in get_args(Meaning):
+        if not is_rule(name, word):
             raise InvalidTask(f"rules: {name}: {word!r} is not a rule; leave rules to profiles")
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from dispatcher import execution
 from dispatcher.errors import InvalidTask
 from dispatcher.execution import BUILT_IN
 from dispatcher.model import Liveness
@@ -22,11 +23,11 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Characters that no path may hold, as lines of logs and tables carry paths.
 CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
 
-#: The longest time-out, delay or lease.
-LONGEST: Final = durations.parse("3650d")
-
 #: The last date of a start: milliseconds since the epoch at the end of the year 2999.
 LATEST: Final = WallTime(32_503_680_000_000)
+
+#: The longest time-out, delay or lease.
+LONGEST: Final = execution.LONGEST
 
 #: The shortest lease: it is renewed three times in its length, and each renewal is a transaction.
 LEAST_LEASE: Final = durations.parse("200ms")

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from dispatcher import execution
 from dispatcher.complaints import NO_NAME
 from dispatcher.quantities import durations
 from dispatcher.quantities.durations import Milliseconds
@@ -23,7 +24,7 @@ MAX_LABELS = 64
 MAX_LABEL = 255
 
 #: The largest integer of a key: the store's columns are signed, and other programs read 32 bits.
-MOST = 2**31 - 1
+MOST = execution.MOST
 
 #: The shortest interval between two looks at the store: at 20 ms an idle loop uses about 3 % of a
 #: CPU.

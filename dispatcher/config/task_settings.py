@@ -17,6 +17,7 @@ from dispatcher.config.section import (
     at_least,
     label_mistakes,
 )
+from dispatcher.new_task import Meaning
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 
@@ -128,10 +129,6 @@ class Queue(TaskDefaults, frozen=True):
     global_concurrency: Annotated[int, Meta(ge=1, le=1_000_000, examples=[10])] | None = None
     """The same on all nodes that share the store: never more than that many, whoever claims. Each
     daemon obeys its own file, so let all say the same. Left out: no limit but that of each."""
-
-
-#: The meanings that a profile may give to exit codes.
-Meaning = Literal["succeeded", "failed", "deferred", "held"]
 
 
 class Profile(TaskDefaults, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The model's values: the columns of each, and its reading from rows perhaps changed by hand.
 
-A damaged column, with a value of a wrong type, reads as not set, so that one row never hides
-others. The reason of the row's task names the damage.
+A damaged column, with a value of a wrong type or beyond its bounds, reads as not set, so that one
+row never hides others. The reason of the row's task names the damage.
 """
 
 import types
@@ -14,8 +14,19 @@ import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
-from dispatcher.execution import BUILT_IN, NO_LIMITS, Limits, OpenRun, RetryPolicy
+from dispatcher.execution import (
+    BUILT_IN,
+    NO_LIMITS,
+    Count,
+    Duration,
+    Fence,
+    Lease,
+    Limits,
+    OpenRun,
+    RetryPolicy,
+)
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
+from dispatcher.new_task import is_rule
 from dispatcher.nodes import Requiring
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
@@ -53,6 +64,16 @@ DAMAGED: Final = "damaged by hand: "
 #: Ends the reason of a task that is held for its damage.
 DAMAGE_REMEDY: Final = "; correct it and release the task, or cancel it and submit another"
 
+
+def _rules_from(text: str) -> Mapping[str, str]:
+    """Return a profile's rules. Raises one of `UNREADABLE`."""
+    rules = _strings_from(text)
+    for name, word in rules.items():
+        if not is_rule(name, word):
+            raise msgspec.ValidationError(f"{name}: {word!r} is not a rule")
+    return rules
+
+
 _command_from = msgspec.json.Decoder(tuple[str, ...]).decode
 _strings_from = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -66,7 +87,7 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "environment": lambda text: None if text is None else _environment_from(text),
     "labels": _strings_from,
     "requires": lambda text: _strings_from(text) if text else {},
-    "rules": lambda text: _strings_from(text) if text else {},
+    "rules": lambda text: _rules_from(text) if text else {},
     "left_alone": lambda text: _command_from(text) if text else (),
     "leftovers": lambda text: _command_from(text) if text else (),
     "notify": bool,
@@ -74,12 +95,11 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
 }
 
 #: Values that a damaged column reads as: the first that fits its type, but None where that fits.
-_DEFAULTS: Final[tuple[object, ...]] = ("", 0, False, (), {}, Liveness.PROCESS)
+_DEFAULTS: Final[tuple[object, ...]] = ("", 0, 1, False, (), {}, Liveness.PROCESS)
 
-#: The same of columns that must not be 0 or empty; the lease in milliseconds.
+#: The same of columns with another default; the lease in milliseconds.
 _DEFAULTS_BY_NAME: Final = {
     "lease_ttl_ms": 60_000,
-    "max_attempts": 1,
     "state": TaskState.HELD,
     **asdict(BUILT_IN),
 }
@@ -96,13 +116,13 @@ class Ready:
     cwd: str | None
     env: Mapping[str, str]
     liveness: Liveness
-    lease_ttl_ms: int
-    attempts_used: int
-    fence: int
+    lease_ttl_ms: Lease
+    attempts_used: Count
+    fence: Fence
     profile: str | None
     rules: Mapping[str, str]
     notify: bool
-    kill_grace_ms: int
+    kill_grace_ms: Duration
     kill_mode: KillMode | None
     environment: Environment | None
     umask: int | None
@@ -238,7 +258,7 @@ def _nested(kind: Any) -> list[tuple[str, tuple[str, ...]]]:
 
 @cache
 def _types(kind: Any) -> Mapping[str, Any]:
-    return get_type_hints(kind)
+    return get_type_hints(kind, include_extras=True)
 
 
 def _default(name: str, wanted: Any) -> object:

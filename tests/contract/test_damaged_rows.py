@@ -30,11 +30,24 @@ DAMAGE = {
     "kill_signal = 1.5": "kill_signal: expected an integer, got a number with a fraction",
     "attempts_used = 'x'": "attempts_used: expected an integer, got a text in quotes",
     "fence = 'x'": "fence: expected an integer, got a text in quotes",
+    "fence = 9223372036854775807": "fence: expected an integer <= 9007199254740992",
+    "lease_ttl_ms = 9223372036854775807": "lease_ttl_ms: expected an integer <= 315360000000",
+    "kill_grace_ms = 9223372036854775807": "kill_grace_ms: expected an integer <= 315360000000",
+    "run_timeout_ms = 9223372036854775807": "run_timeout_ms: expected an integer <= 315360000000",
+    "attempts_used = 9223372036854775807": "attempts_used: expected an integer <= 2147483647",
+    "kill_signal = 65": "kill_signal: expected an integer <= 64",
+    'rules = \'{"0":"bogus"}\'': "rules: 0: 'bogus' is not a rule",
+    'rules = \'{"lost":"bogus"}\'': "rules: lost: 'bogus' is not a rule",
 }
 
 
-#: Those that a column of texts takes; the others of PostgreSQL take nothing but their type.
-TEXTS = [change for change in DAMAGE if change.startswith(("command = '", "env", "rules"))]
+#: Those that the columns of PostgreSQL take: texts for texts, integers for integers.
+TEXTS = [
+    change
+    for change in DAMAGE
+    if change.startswith(("command = '", "env", "rules"))
+    or (change[-1].isdigit() and "." not in change)
+]
 
 each_damage = pytest.mark.parametrize(
     ("url", "change"),

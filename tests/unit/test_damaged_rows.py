@@ -15,6 +15,11 @@ CHANGES = [
     "command = 'nope'",
     "env = '{\"A\":1}'",
     "rules = '['",
+    'rules = \'{"0":"bogus"}\'',
+    "fence = 9223372036854775807",
+    "lease_ttl_ms = 9223372036854775807",
+    "attempts_used = 9223372036854775807",
+    "kill_signal = 65",
 ]
 
 
@@ -79,7 +84,16 @@ def test_a_time_that_nobody_can_read_never_comes_and_stops_no_clock(
     assert waits is world.state(damaged)
 
 
-@pytest.mark.parametrize("change", ["run_timeout_ms = 'x'", "rules = '['"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "run_timeout_ms = 'x'",
+        "rules = '['",
+        'rules = \'{"1":"bogus"}\'',
+        "attempts_used = 9223372036854775807",
+        "deferrals = 9223372036854775807",
+    ],
+)
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_run_whose_row_is_damaged_meanwhile_ends_as_it_does_and_its_task_is_held(
     world: World, change: str, *, restarted: bool
