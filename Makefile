@@ -93,6 +93,7 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/noop.py
+	$(BIN)/python bench/noop_server.py
 	$(BIN)/python bench/claim.py
 	$(BIN)/python bench/store_calls.py
 	$(BIN)/python bench/kill.py
