@@ -480,18 +480,27 @@ _RUN_COLUMNS = (
     *("max_rss_bytes", "cpu_seconds", "output_path", "output_tail", "output_truncated"),
     *("left_alone", "leftovers"),
 )
+_CLOSED_BY_HAND = {
+    "outcome": "'lost'",
+    "reason": "'damaged by hand: open, but not its task''s run'",
+    "ended_at": "run.claimed_at",
+}
 _PART_COLUMNS = ("uid", "part", "many", "tasks", "environments", "submitted")
 
 
 def _leases() -> Iterator[str]:
     """Make the tables anew, as SQLite can remove neither a column with a check nor a check."""
-    # Closed runs have no lease, and those of a damaged database perhaps no task.
+    # Closed runs have no lease, and those of a damaged database perhaps no task. Nothing checked a
+    # run's own progress, nor that only its task's present run is open.
+    progress = "COALESCE(task.progress, run.progress)"
     lease = {
         **{name: f"task.{name}" for name in _OF_THE_RUN},
         **{name: f"COALESCE(task.{name}, run.{name})" for name in _LIVE},
+        "progress": f"CASE WHEN {progress} BETWEEN 0 AND 1 THEN {progress} END",
         "liveness": "COALESCE(task.liveness, 'process')",
         "lease_ttl_ms": "COALESCE(task.lease_ttl_ms, 1)",
         "lease_expires_at": "COALESCE(task.lease_expires_at, run.lease_expires_at, run.claimed_at)",
+        **{name: _closed_unless_held(name, value) for name, value in _CLOSED_BY_HAND.items()},
     }
     runs = {**{name: f"run.{name}" for name in _RUN_COLUMNS}, **lease}
     statements = [text.strip() for text in _TABLES_OF_LEASES.split(";") if text.strip()]
@@ -515,6 +524,12 @@ def _leases() -> Iterator[str]:
         yield f"DROP TABLE old_{table}"
     yield from (text for text in statements if not text.startswith("CREATE TABLE "))
     yield "PRAGMA legacy_alter_table = OFF"
+
+
+def _closed_unless_held(name: str, value: str) -> str:
+    return (
+        f"CASE WHEN run.outcome IS NULL AND task.run_uid IS NULL THEN {value} ELSE run.{name} END"
+    )
 
 
 def _copy(table: str, values: dict[str, str], source: str) -> str:

@@ -318,6 +318,49 @@ def test_what_runs_at_an_upgrade_from_schema_11_keeps_its_claim(tmp_path: Path) 
         assert [] == query(engine, "PRAGMA foreign_key_check")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "kept"),
+    [("progress", "7.5", None), ("progress", "'x'", None), ("progress", "0.5", 0.5)]
+    + [(name, "'x'", "x") for name in ("lease_expires_at", "exit_code", "left_alone", "note")],
+)
+def test_no_closed_run_that_was_changed_by_hand_stops_an_upgrade_from_schema_11(
+    tmp_path: Path, column: str, value: str, kept: object
+) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrations.MIGRATIONS[:11])
+        with transaction(engine, write=True):
+            for statement in _RUNNING_AT_11:
+                engine.change(statement)
+            engine.change(f"UPDATE runs SET {column} = {value} WHERE uid = 'u3'")
+
+        migrate.adopt(engine)
+
+        assert [(kept,)] == query(engine, f"SELECT {column} FROM runs WHERE uid = 'u3'")
+
+
+def test_a_run_that_was_opened_again_by_hand_is_closed_by_an_upgrade_from_schema_11(
+    tmp_path: Path,
+) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrations.MIGRATIONS[:11])
+        with transaction(engine, write=True):
+            for statement in _RUNNING_AT_11:
+                engine.change(statement)
+            again = "outcome = NULL, reason = NULL, ended_at = NULL"
+            engine.change(f"UPDATE runs SET {again} WHERE uid = 'u0' OR uid = 'u3'")
+
+        migrate.adopt(engine)
+
+        kept = query(engine, "SELECT uid, outcome, ended_at, reason FROM runs ORDER BY uid")
+        reason = "damaged by hand: open, but not its task's run"
+        assert [
+            ("u0", "lost", 1, reason),
+            ("u1", None, None, None),
+            ("u2", None, None, None),
+            ("u3", "lost", 4, reason),
+        ] == kept
+
+
 def test_nodes_and_tasks_of_schema_12_have_no_labels_and_take_work(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
         migrate.create(engine, migrations.MIGRATIONS[:12])
