@@ -114,6 +114,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     stranded: tuple[StrandedReport, ...] = ()
     workers_shut_out: str | None = None
     """Why workers cannot reach their sockets; None: they can."""
+    claims_postponed: str | None = None
+    """Why no node claims anything after a failover of the store's server; None: they do."""
     paused: str | None = None
     """Why the node claims nothing; None: it claims."""
     paused_for_s: float = 0.0
@@ -178,6 +180,7 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
             "the store does not answer" if self.store_silent_for_s is not None else "",
             _PHRASES.get(self.executor, ""),
             f"{self.unkillable} runs cannot be killed" if self.unkillable else "",
+            "claims wait after a failover" if self.claims_postponed else "",
             f"paused: {self.paused}" if self.paused else "",
             f"stopping ({self.stopping})" if self.stopping else "",
             f"{self.busy} of {self.slots} slots busy",

@@ -243,8 +243,11 @@ class Node:
     draining: str | None = None
     """Why an operator lets it take no more work; None: it takes work."""
     timeline: int = 0
+    """That of the server with which its daemon last compared all runs; 0: an embedded store."""
     listen: str | None = None
     """Where others read the output of its runs, as `tls://HOST:PORT`; None: nowhere."""
+    unconfirmed_ms: int | None = None
+    """How long its runs go on unconfirmed, kill grace apart, with a margin; None: for ever."""
 
     @property
     def place(self) -> tuple[str, str, str]:

@@ -29,6 +29,7 @@ class Obstacle(enum.StrEnum):
     EXECUTOR_SILENT = "executor_silent"
     EXECUTOR_INCOMPATIBLE = "executor_incompatible"
     UNKNOWN_RUNS = "unknown_runs"
+    FAILED_OVER = "failed_over"
     NODE_PAUSED = "node_paused"
     NODE_DRAINING = "node_draining"
     LABELS_MISSING = "labels_missing"
@@ -46,6 +47,7 @@ FAULTS = frozenset(
         Obstacle.EXECUTOR_SILENT,
         Obstacle.EXECUTOR_INCOMPATIBLE,
         Obstacle.UNKNOWN_RUNS,
+        Obstacle.FAILED_OVER,
         Obstacle.NODE_PAUSED,
     }
 )
@@ -157,6 +159,8 @@ class Standing:
             are = "is" if unknown == 1 else "are"
             text = f"{runs} that the store does not know {are} being ended first"
             yield Reason(Obstacle.UNKNOWN_RUNS, text)
+        if report.claims_postponed is not None:
+            yield Reason(Obstacle.FAILED_OVER, report.claims_postponed)
         if report.paused:
             yield self._pause(report.paused, report.paused_for_s)
 

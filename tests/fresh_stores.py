@@ -18,6 +18,9 @@ BEGIN
     LOOP
         EXECUTE format('DELETE FROM dispatcher.%I', name);
     END LOOP;
+    IF EXISTS (SELECT FROM pg_tables WHERE schemaname = 'dispatcher' AND tablename = 'meta') THEN
+        DELETE FROM dispatcher.meta WHERE key = 'takeovers_after';
+    END IF;
     PERFORM setval(format('dispatcher.%I', sequencename), 1, false)
     FROM pg_sequences WHERE schemaname = 'dispatcher';
 END $$

@@ -124,6 +124,45 @@ class Postgres:
             )
             assert made.wait() == 0, log.read_text()
 
+    def copy(self, primary: "Postgres") -> None:
+        """Copy the files of a running server, to follow it as its asynchronous replica."""
+        self.programs = primary.programs
+        log = self.directory / "basebackup"
+        with log.open("wb") as output:
+            copied = self._popen(
+                *(self.programs / "pg_basebackup", "--pgdata", "data", "--write-recovery-conf"),
+                *("--host", primary.directory, "--username", "postgres", "--no-sync"),
+                *("--checkpoint", "fast", "--wal-method", "stream"),
+                stdout=output,
+                stderr=output,
+            )
+            assert copied.wait() == 0, log.read_text()
+
+    def catch_up(self, primary: "Postgres") -> None:
+        """Wait until this replica has all that its primary has committed."""
+        ((written,),) = primary.sql("SELECT CAST(pg_current_wal_flush_lsn() AS text)")
+
+        def probe() -> None:
+            assert [(True,)] == self.sql(
+                f"SELECT pg_last_wal_replay_lsn() >= CAST('{written}' AS pg_lsn)"
+            )
+
+        eventually(probe)
+
+    def detach(self) -> None:
+        """Let this replica receive nothing more, as when the network to its primary is cut."""
+        self.sql("ALTER SYSTEM SET primary_conninfo = ''")
+        self.sql("SELECT pg_reload_conf()")
+
+        def probe() -> None:
+            assert [] == self.sql("SELECT 1 FROM pg_stat_wal_receiver")
+
+        eventually(probe)
+
+    def promote(self) -> None:
+        """Let this replica take over."""
+        assert [(True,)] == self.sql("SELECT pg_promote()")
+
     def start(self) -> Self:
         """Start it, and wait until it answers.
 
@@ -212,3 +251,17 @@ def running(made: Path) -> Iterator[Postgres]:
     with closing(Postgres()) as server:
         server.make(made)
         yield server.start()
+
+
+@contextmanager
+def replica_of(primary: Postgres) -> Iterator[Postgres]:
+    """Give an asynchronous replica of a running server."""
+    with closing(Postgres()) as server:
+        server.copy(primary)
+        yield server.start()
+
+
+def url_of(*servers: Postgres) -> str:
+    """Return the URL of the one of these servers that takes writes."""
+    hosts = ",".join(str(server.directory) for server in servers)
+    return f"postgresql://postgres@/postgres?host={hosts}"

@@ -365,6 +365,25 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "warning",
             same_by=(),
         ),
+        "store.failed_over": Event(
+            "A replica took over the store's server, and may lack the last commits: runs and store"
+            " are compared anew.",
+            "warning",
+            fields={"timeline": int},
+        ),
+        "store.clock_stepped": Event(
+            "The clock of the store's server was set by `gap_ms` (negative: back). Each lease of"
+            " this node was renewed, and takeovers wait.",
+            "warning",
+            fields={"gap_ms": int},
+        ),
+        "claims.postponed": Event(
+            "No node claims anything yet after a failover: workers of claims that it forgot may"
+            " still live.",
+            "warning",
+            fields={"reason": str},
+        ),
+        "claims.resumed": Event("Tasks are claimed again after a failover."),
         "clock.stepped": Event(
             "The host's clock was set by `gap_ms` (negative: back). This makes no task due.",
             "warning",

@@ -13,6 +13,7 @@ from typing import Protocol
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
 from dispatcher.execution import NO_ROWS, Claim, Claims, OpenRun, Rows, Settlement, StartedRun
+from dispatcher.history import History, Postponed
 from dispatcher.model import (
     FINISHED,
     NO_LABELS,
@@ -50,6 +51,13 @@ class Transactions(Protocol):
     def identity(self) -> str:
         """The store's id (a UUID): made with the database, changed when a backup is restored."""
 
+    @property
+    def history(self) -> History:
+        """Which commits the store has, as of the last transaction that may write.
+
+        Another one means that a replica took over the server: commits may be forgotten.
+        """
+
     def transaction(self) -> AbstractContextManager[StoreTime]:
         """Open a transaction that may write; return the store's time.
 
@@ -81,6 +89,16 @@ class Transactions(Protocol):
         those of the runs named by uid that are not open. An embedded store has one writer at a
         time; it locks nothing and returns none.
         """
+
+    def server_step(self) -> int:
+        """Return by how many ms a shared store's time was set since `accept_server_step`.
+
+        0 if it was not, and on an embedded store. As far as this process can see: against its
+        host's boot clock, from its first transaction on. Steps of up to a second do not count.
+        """
+
+    def accept_server_step(self) -> None:
+        """Count from the server's clock as it is now."""
 
 
 class ReaderStore(Transactions, Protocol):
@@ -538,6 +556,24 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
     def leave_node(self, node_id: str, session: str) -> None:
         """Give up a session's row: the next daemon of the node takes it at once."""
+
+    def record_reconciled(self, node: str) -> None:
+        """Record that a node has compared its runs with this history, and ended all others."""
+
+    def postponed(self, *, now: StoreTime) -> Postponed | None:
+        """Return what all claims wait for after a failover; None: nothing.
+
+        Workers of claims that are forgotten may still live. So claims wait for each node that
+        worked just before: until it has compared its runs with this history, or has ended its
+        workers for want of confirmation; and for a moment in any case, or as long as any node's
+        runs go on unconfirmed if it is uncertain which nodes are forgotten.
+        """
+
+    def postpone_takeovers(self, *, now: StoreTime) -> None:
+        """Let nobody take over a claim, or settle a local one for its expiry, for a while.
+
+        For as long as any node's runs go on unconfirmed. A failover does so too.
+        """
 
 
 class Store(SubmitterStore, OperatorStore, SupervisorStore, Protocol):

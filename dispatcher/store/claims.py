@@ -72,11 +72,18 @@ def claim(
     owner: str,
     output_dir: str,
     until: StoreTime | None,
+    fences_after: int = 0,
     now: StoreTime,
 ) -> Claims:
     """Claim ready tasks for a node, and open their runs."""
     planned = [
-        _planned(ready, output_dir, takeover_at=ready.takeover_at(until), now=now)
+        _planned(
+            ready,
+            output_dir,
+            takeover_at=ready.takeover_at(until),
+            fences_after=fences_after,
+            now=now,
+        )
         for ready in tasks
     ]
     return _opened(engine, planned, owner, now)
@@ -89,6 +96,7 @@ def claim_by_hand(
     owner: str,
     output_dir: str,
     lease_ttl_ms: int | None,
+    fences_after: int = 0,
     now: StoreTime,
 ) -> Claim:
     """Claim a ready task outside of any node: takeover is at its lease's expiry."""
@@ -96,7 +104,14 @@ def claim_by_hand(
         ready = replace(ready, lease_ttl_ms=lease_ttl_ms)
     deadline_at = ready.limits.deadline(now)
     expiry = ready.expiry(now, deadline_at)
-    planned = _planned(ready, output_dir, takeover_at=expiry, deadline_at=deadline_at, now=now)
+    planned = _planned(
+        ready,
+        output_dir,
+        takeover_at=expiry,
+        deadline_at=deadline_at,
+        fences_after=fences_after,
+        now=now,
+    )
     (made,) = _opened(engine, [planned], owner, now)
     return made
 
@@ -107,6 +122,7 @@ def _planned(
     *,
     takeover_at: StoreTime | None,
     deadline_at: StoreTime | None = None,
+    fences_after: int,
     now: StoreTime,
 ) -> tuple[Ready, dict[str, Any]]:
     """Return a ready task with the values of the run to open. The lease ends by the deadline."""
@@ -117,7 +133,7 @@ def _planned(
         "uid": uid,
         "lock": secret(),
         "attempt": ready.attempts_used + 1,
-        "fence": ready.fence + 1,
+        "fence": max(ready.fence, fences_after) + 1,
         "liveness": ready.liveness.value,
         "lease_ttl_ms": ready.lease_ttl_ms,
         "lease_expires_at": ready.expiry(now, deadline_at),

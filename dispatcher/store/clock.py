@@ -93,6 +93,13 @@ class Clock:
         settings = tuple(Setting(*row) for row in engine.rows(_SETTINGS))
         return Calendar(found.since, found.ahead_ms, settings)
 
+    def step(self) -> int:
+        """Return 0: nobody can set the boot clock."""
+        return 0
+
+    def accept_step(self) -> None:
+        """Do nothing, as there is none."""
+
     def _store_time(self, instant: Instant) -> StoreTime:
         return StoreTime(round(instant * 1000) + self._boot_ms)
 

@@ -20,6 +20,10 @@ Row = tuple[Any, ...]
 
 NONE: Values = {}
 
+#: Ends a statement whose effect a server may forget in a crash, unless another statement of its
+#: transaction must last: nobody was answered, and the daemon that wrote it soon writes it again.
+FORGETTABLE: Final = "-- A crash may forget this.\n"
+
 #: The first integer that no column holds: SQLite would store it as a fraction.
 _BEYOND: Final = 2**63
 
@@ -86,6 +90,13 @@ class Dialect:
 
     An empty text, as from a shell's unset variable, is in none.
     """
+    may_record: str = ""
+    """Whether this role may record a failover; empty: it may."""
+    advance_ids: str = ""
+    """Lets ids of tasks and runs go on beyond those that a replica may have forgotten.
+
+    Empty: the database has no replica.
+    """
 
     def pairs(self, text: str) -> str:
         """Return the table of the pairs of a JSON object, given as an expression."""
@@ -103,6 +114,13 @@ class Engine(Protocol):
     @property
     def dialect(self) -> Dialect:
         """This database's dialect."""
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """The session's number, and the timeline of its server as of the last write transaction.
+
+        A replica that takes over has another timeline. An embedded database has only (0, 0).
+        """
 
     def begin(self, *, write: bool, schema: bool = False) -> None:
         """Begin a transaction; with `schema`, one that changes tables."""

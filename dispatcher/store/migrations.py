@@ -546,6 +546,7 @@ ALTER TABLE nodes ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
 ALTER TABLE nodes ADD COLUMN draining TEXT;
 ALTER TABLE nodes ADD COLUMN timeline BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE nodes ADD COLUMN listen TEXT;
+ALTER TABLE nodes ADD COLUMN unconfirmed_ms BIGINT;
 ALTER TABLE tasks ADD COLUMN requires TEXT;
 CREATE INDEX tasks_requiring ON tasks (queue, requires, run_at)
     WHERE state = 'ready' AND requires IS NOT NULL;

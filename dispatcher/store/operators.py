@@ -160,12 +160,14 @@ class SqlOperator(SqlReader):
         else:
             statement, values = claims_sql.READY_TASK, {"task_id": task_id}
         for ready in claims.claimable(self.engine, statement, values, now=now) or ():
+            self._histories.refuse_by_hand(ready, now)
             return claims.claim_by_hand(
                 self.engine,
                 ready,
                 owner=owner,
                 output_dir=output_dir,
                 lease_ttl_ms=lease_ttl_ms,
+                fences_after=self.history.fences_after,
                 now=now,
             )
         return None

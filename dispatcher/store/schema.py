@@ -39,7 +39,8 @@ CREATE TABLE nodes (
     labels TEXT NOT NULL DEFAULT '{{}}',
     draining TEXT,
     timeline BIGINT NOT NULL DEFAULT 0,
-    listen TEXT
+    listen TEXT,
+    unconfirmed_ms BIGINT
 );
 
 -- In a boot (`reckoning`) store time is the boot clock + `boot_ms`, the host's `ahead_ms` more.

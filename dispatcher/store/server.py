@@ -31,6 +31,10 @@ ANSWER: Final = 2.0
 _UNPREPARED: Final = 2
 _MOST_PREPARED: Final = 500
 
+# With `off` a crash of the server forgets commits that were acknowledged, and nothing shows it.
+_DURABLE: Final = """SELECT set_config('synchronous_commit', 'local', false)
+WHERE current_setting('synchronous_commit') = 'off'"""
+
 #: Seconds between two looks for Ctrl-C while a session waits.
 _LOOK_EVERY: Final = 0.1
 
@@ -169,7 +173,8 @@ class DatabaseServer:
             "search_path": f'"{self.schema}"',
         }
         wanted = [f"SET {name} = {value}" for name, value in settings.items()]
-        return "; ".join([*wanted, f"SELECT pg_advisory_lock_shared({self.in_use})"]).encode()
+        wanted += [_DURABLE, f"SELECT pg_advisory_lock_shared({self.in_use})"]
+        return "; ".join(wanted).encode()
 
     @property
     def in_use(self) -> str:

@@ -6,9 +6,10 @@ from typing import Final
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.store.engine import Engine
-from dispatcher.times import HOST_CLOCK, HostClock, StoreTime
+from dispatcher.times import HOST_CLOCK, HostClock, Instant, StoreTime
 
-#: Milliseconds; a larger difference of the host's clock from the known one is a step.
+#: Milliseconds; a larger difference of the host's clock from the known one, or of the server's from
+#: this host's boot clock, is a step.
 STEP: Final = 1_000
 
 #: Seconds; a reading that took longer proves nothing about the host's clock.
@@ -22,19 +23,29 @@ class Reading:
     time: StoreTime
     took: float
     """Seconds until the answer."""
+    at: Instant
+    """When the answer came."""
 
 
 class ServerClock:
-    """Follows the server's clock; the host's is compared with it for dates alone."""
+    """Follows the server's clock; the host's is compared with it for dates alone.
+
+    If the server's clock is set, leases and takeovers are wrong by the step. The boot clock, which
+    nobody can set, shows that.
+    """
 
     def __init__(self, reading: Callable[[], Reading], host: HostClock = HOST_CLOCK) -> None:
         self._reading = reading
         self._host = host
         self._ahead_ms = 0
         """How far the host's clock is ahead, as far as dates are concerned."""
+        self._offset_ms: float | None = None
+        """The server's clock minus the boot clock, before any step that was not accepted."""
+        self._stepped_ms = 0
 
     def begin(self, engine: Engine, *, write: bool) -> StoreTime:  # noqa: ARG002 - as `Clock`
         read = self._reading()
+        self._compare(read)
         ahead_ms = self._host.wall() - read.time
         if abs(ahead_ms - self._ahead_ms) > STEP and read.took <= TOGETHER:
             self._ahead_ms = ahead_ms
@@ -46,3 +57,27 @@ class ServerClock:
 
     def calendar(self, engine: Engine) -> Calendar:  # noqa: ARG002 - as `Clock`
         return Calendar(self._reading().time, self._ahead_ms)
+
+    def step(self) -> int:
+        """Return by how many ms the server's clock was set since `accept_step`; 0: by none."""
+        return self._stepped_ms
+
+    def accept_step(self) -> None:
+        """Count from the clock as it is now."""
+        self._offset_ms, self._stepped_ms = None, 0
+
+    def _compare(self, read: Reading) -> None:
+        """Compare the server's clock with the boot clock, which was read up to `took` later."""
+        least = read.time - read.at * 1000
+        most = least + read.took * 1000
+        known = self._offset_ms
+        if known is None:
+            self._offset_ms = (least + most) / 2
+        elif least > known + STEP:
+            self._stepped_ms = round(least - known)
+        elif most < known - STEP:
+            self._stepped_ms = round(most - known)
+        else:
+            self._stepped_ms = 0
+            if read.took <= TOGETHER:  # no clock runs exactly as fast as another
+                self._offset_ms = (least + most) / 2

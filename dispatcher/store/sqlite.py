@@ -81,6 +81,10 @@ class SqliteEngine:
         forks.disable_in_children(self)
 
     @property
+    def origin(self) -> tuple[int, int]:
+        return (0, 0)
+
+    @property
     def connection(self) -> Any:
         """SQLite's connection, for what only SQLite can do."""
         return self._connection

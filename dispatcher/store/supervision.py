@@ -5,12 +5,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from dispatcher.execution import Claims, OpenRun, Settlement, StartedRun
+from dispatcher.history import Postponed
 from dispatcher.model import NO_LABELS, GivenUp, Node, Outcome
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import closing, labels_text, moving_on, node_parameters
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import given_up_from, time_from
+from dispatcher.store.statements import history as history_sql
 from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import rows_of
@@ -66,6 +68,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> Claims:
+        if self._histories.postponed(now) is not None:
+            return Claims()
         if most is not None and (limit := min(limit, self._room(queue, most))) <= 0:
             return Claims()
         values = {"queue": queue, "limit": limit, "node": node, "session": session}
@@ -73,7 +77,13 @@ class SqlSupervisor(SqlReader, SqlWorker):
         statement = claims.ready(self.engine.dialect)
         ready = claims.claimable(self.engine, statement, values, now=now)
         made = claims.claim(
-            self.engine, ready or (), owner=node, output_dir=output_dir, until=until, now=now
+            self.engine,
+            self._histories.claimable(ready or (), now),
+            owner=node,
+            output_dir=output_dir,
+            until=until,
+            fences_after=self.history.fences_after,
+            now=now,
         )
         made.again = ready is None
         return made
@@ -160,6 +170,16 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def leave_node(self, node_id: str, session: str) -> None:
         self.engine.change(nodes_sql.LEAVE, {"node": node_id, "session": session})
+
+    def record_reconciled(self, node: str) -> None:
+        values = {"node": node, "timeline": self.history.timeline}
+        self.engine.change(history_sql.RECONCILED, values)
+
+    def postponed(self, *, now: StoreTime) -> Postponed | None:
+        return self._histories.postponed(now)
+
+    def postpone_takeovers(self, *, now: StoreTime) -> None:
+        self._histories.postpone_takeovers(now)
 
     def _first_time(self, statement: str, values: Values = NONE) -> StoreTime | None:
         rows = self.engine.rows(statement, values)

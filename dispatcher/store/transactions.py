@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.errors import CommitUnknown
 from dispatcher.execution import NO_ROWS, Rows
+from dispatcher.history import History
 from dispatcher.model import TaskState
 from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.store.engine import Engine, Row, transaction
+from dispatcher.store.failover import HistoryWatch
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import rows_of
@@ -30,6 +32,12 @@ class StoreClock(Protocol):
     def calendar(self, engine: Engine) -> Calendar:
         """Return the host's clock, now and earlier, relative to store time."""
 
+    def step(self) -> int:
+        """Return by how many ms a server's clock was set since `accept_step`; 0: by none."""
+
+    def accept_step(self) -> None:
+        """Count from the clock as it is now."""
+
 
 class SqlTransactions:
     """`Transactions` on an engine whose schema `migrate` has prepared."""
@@ -41,6 +49,7 @@ class SqlTransactions:
         self.bell = bell
         self._identity = identity
         self._clock = clock
+        self._histories = HistoryWatch(engine)
         self._announces = False
         """Whether the transaction gives daemons work."""
         self._first_due = math.inf
@@ -55,7 +64,9 @@ class SqlTransactions:
         self._announces, self._first_due, commits = False, math.inf, False
         try:
             with transaction(self.engine, write=True):
-                yield self._clock.begin(self.engine, write=True)
+                now = self._clock.begin(self.engine, write=True)
+                self._histories.follow(now)
+                yield now
                 self._announce_with_commit()
                 commits = True
         except BaseException as error:
@@ -69,6 +80,10 @@ class SqlTransactions:
     def snapshot(self) -> Iterator[StoreTime]:
         with transaction(self.engine, write=False):
             yield self._clock.begin(self.engine, write=False)
+
+    @property
+    def history(self) -> History:
+        return self._histories.known
 
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)
@@ -86,6 +101,12 @@ class SqlTransactions:
         rows += [{"uid": one} for each in wanted for one in each.runs]
         node = next((each.node for each in wanted if each.node is not None), None)
         return self.engine.rows(statement, {"given": rows_of(rows), "node": node})
+
+    def server_step(self) -> int:
+        return self._clock.step()
+
+    def accept_server_step(self) -> None:
+        self._clock.accept_step()
 
     def _announce(self, changed: bool = True) -> bool:
         """Let the commit wake the daemons, if a statement `changed` anything; return that."""

@@ -25,7 +25,7 @@ class ClockWatch:
         if setting == self._known:
             return
         turn.after(partial(self._remember, setting))
-        if gap_ms := self._gap(setting):
+        if (gap_ms := self._gap(setting)) and not self._store.server_step():
             way = "ahead" if gap_ms > 0 else "back"
             message = f"the host's clock was set {way}; {UNCHANGED}"
             turn.after(partial(log.warning, "clock.stepped", gap_ms=gap_ms, message=message))

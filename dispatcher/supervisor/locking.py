@@ -7,6 +7,7 @@ from dispatcher import wire
 from dispatcher.execution import Rows
 from dispatcher.executor_api import Connected, Event
 from dispatcher.supervisor.absence import Absence
+from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.turn import Request, Shared, Turn
@@ -19,11 +20,14 @@ _CHANGES = (wire.Started, wire.Changed, wire.Notice)
 class Locking:
     """Locks the rows of reports, messages and renewals, and finds claims that are lost."""
 
-    def __init__(self, shared: Shared, reaper: Reaper, absence: Absence) -> None:
+    def __init__(
+        self, shared: Shared, reaper: Reaper, absence: Absence, failover: Failover
+    ) -> None:
         self._store, self._memory = shared.store, shared.memory
         self._lost = LostClaims(shared)
         self._reaper = reaper
         self._absence = absence
+        self._failover = failover
 
     def lock(
         self, turn: Turn, *, requests: Iterable[Request] = (), events: Sequence[Event] = ()
@@ -31,7 +35,7 @@ class Locking:
         """Lock what these write, and all open runs of this node if any duty may renew them."""
         node = self._memory.settings.node_id
         renewals = self._reaper.may_spare(turn.at) or self._absence.confirms(turn.at)
-        renewals |= any(isinstance(event, wire.Door) for event in events)
+        renewals |= self._failover.spares or any(isinstance(event, wire.Door) for event in events)
         ends = {event.uid for event in events if isinstance(event, _ENDS)}
         ended = Rows(
             runs=ends,

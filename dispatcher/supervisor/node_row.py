@@ -36,6 +36,7 @@ def own_row(
         release=wire.RELEASE,
         labels=settings.labels,
         listen=settings.listen,
+        unconfirmed_ms=settings.unconfirmed_ms,
     )
 
 

@@ -87,6 +87,8 @@ class Recorder:
         """Reconcile store and executor: at start, after a crash and after an unknown commit."""
         self.record_ends(turn)
         runs = self._store.open_runs(self._memory.settings.node_id)
+        if self._workers.declare_again(turn, runs):
+            runs = self._store.open_runs(self._memory.settings.node_id)
         found = compare(runs, event.runs, at=turn.at)
         turn.again = True  # what follows is work of its own
         turn.after(partial(self._remember, event.hello, found, turn.now, turn.at))
@@ -178,7 +180,7 @@ class Recorder:
         # Whether workers reach their sockets is the next event.
         memory.hello, memory.workers_unreachable = hello, None
         log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
-        watched = {uid: live.watch for uid, live in memory.live.items()}
+        known = dict(memory.live)
         memory.live.clear()
         memory.surplus.clear()
         memory.surplus.update(
@@ -189,9 +191,10 @@ class Recorder:
             memory.stranded.pop(run.run_uid, None)
             live.pid = report.pid
             live.extended_until = None if report.until is None else Instant(report.until)
+            if (before := known.get(run.run_uid)) is not None:
+                live.watch, live.declaration = before.watch, before.declaration
             if run.declared is not None:
                 live.exit_by = Instant(at + memory.settings.start.exit_grace)
-            live.watch = watched.get(run.run_uid)
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
             if report.state is wire.RunState.UNKILLABLE:
                 live.unkillable = report.reason

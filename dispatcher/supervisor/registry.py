@@ -6,6 +6,7 @@ from functools import partial
 import structlog
 
 from dispatcher.errors import CommitUnknown, ConfigError, StoreUnavailable
+from dispatcher.history import History
 from dispatcher.model import Node
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL, own_row
@@ -34,8 +35,13 @@ class Registry:
         self._watched: Node | None = None
         self._until = LONG_AGO
         """When the watched row may be taken."""
-        self.has_row = memory.settings.session is None
+        self._taken_in: History | None = None
+        """The history in which the row was taken: another one may have forgotten that."""
+
+    @property
+    def has_row(self) -> bool:
         """Whether the row is ours: only then anything else is done."""
+        return self._memory.settings.session is None or self._taken_in == self._store.history
 
     def report(self) -> str | None:
         """Return what is waited for; None: nothing."""
@@ -65,6 +71,7 @@ class Registry:
             return
         own = own_row(settings, None, now=turn.now, interval=SHARED_SEEN_INTERVAL[0])
         if self._store.take_node(own, was="" if row is None else row.session):
+            turn.again = True  # now everything else
             turn.after(partial(self._remember_taken, row))
 
     def _may_take(self, row: Node, turn: Turn) -> bool:
@@ -91,5 +98,5 @@ class Registry:
             log.warning("node.watched", hostname=row.hostname, timeout_s=left_ms / 1000)
 
     def _remember_taken(self, before: Node | None) -> None:
-        self.has_row = True
+        self._taken_in, self._watched = self._store.history, None
         log.info("node.registered", before=None if before is None else before.hostname)

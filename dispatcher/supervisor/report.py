@@ -31,6 +31,7 @@ def daemon_report(memory: Memory, executor: ExecutorApi, at: Instant) -> DaemonR
         unknown_runs=len(memory.surplus),
         stranded=tuple(memory.stranded.values()),
         workers_shut_out=memory.workers_unreachable,
+        claims_postponed=memory.claims_postponed,
         paused=pause.reason,
         paused_for_s=round(max(0.0, pause.until - at), 3),
         bears=pause.capacity,

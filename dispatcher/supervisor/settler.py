@@ -1,6 +1,6 @@
 """Closing runs: outcome, the task's next state, and what follows."""
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from functools import partial
 
@@ -12,11 +12,15 @@ from dispatcher.execution import Claim, OpenRun, Settlement
 from dispatcher.model import Outcome
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import Instant, StoreTime
+from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
 #: Seconds that a task waits whose previous run still lives here: first, and at most; doubling.
 PREDECESSOR_DELAY = (1.0, 60.0)
+
+#: Settlements on a shared store that are remembered, in case that a failover forgets them.
+REMEMBERED = 1_000
 
 
 class Settler:
@@ -25,6 +29,7 @@ class Settler:
     def __init__(self, shared: Shared) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._rng = shared.rng
+        self._recent: OrderedDict[RunUid, Settlement] = OrderedDict()
         self._postponements: defaultdict[int, Backoff] = defaultdict(
             lambda: Backoff(*PREDECESSOR_DELAY)
         )
@@ -44,6 +49,8 @@ class Settler:
     def _settlement(
         self, turn: Turn, run: OpenRun, end: policy.End, started: wire.Started | None
     ) -> Settlement:
+        if end is None and run.intent is None and run.run_uid in self._recent:
+            return self._recent[run.run_uid]  # settled before, which a failover forgot
         settlement = policy.settle(
             run,
             end,
@@ -84,6 +91,10 @@ class Settler:
         live = self._memory.live.pop(run.run_uid, None) or LiveRun.of(run)
         self._memory.stranded.pop(run.run_uid, None)
         self._memory.figures.settled[settlement.outcome] += 1
+        if self._store.history.timeline:
+            self._recent[run.run_uid] = settlement
+            if len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
         if live.end_sent_at is not None:
             self._memory.figures.kills.observe(at - live.end_sent_at)
         if started is not None:

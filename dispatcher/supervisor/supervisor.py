@@ -25,6 +25,7 @@ from dispatcher.supervisor.chores import Chore
 from dispatcher.supervisor.claimer import Claimer
 from dispatcher.supervisor.clock import ClockWatch
 from dispatcher.supervisor.ender import Ender
+from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.idleness import Idleness
 from dispatcher.supervisor.locking import Locking
@@ -40,7 +41,7 @@ from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.transactor import Operation, Transactor
+from dispatcher.supervisor.transactor import FailedOver, Operation, Transactor
 from dispatcher.supervisor.turn import Memory, Request, Shared, SupervisorSettings
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
 from dispatcher.times import Instant
@@ -75,7 +76,8 @@ class Supervisor:
         self._reaper = Reaper(shared)
         self._ender = Ender(shared, self._reaper, self._timeouts)
         self._absence = Absence(shared, stranded)
-        self._locking = Locking(shared, self._reaper, self._absence)
+        self._failover = Failover(shared)
+        self._locking = Locking(shared, self._reaper, self._absence, self._failover)
         self._clock = ClockWatch(store, memory)
         self._registry = Registry(store, memory)
         self._node_row = NodeRow(store, memory)
@@ -124,10 +126,11 @@ class Supervisor:
         try:
             perform = self._perform if self._registry.has_row else self._register
             perform(unanswered, at)
-        except (StoreUnavailable, CommitUnknown) as error:
+        except (StoreUnavailable, CommitUnknown, FailedOver) as error:
             self._workers.request_retry(unanswered, at=at)
-            if isinstance(error, CommitUnknown):
-                self._reconcile_after_unknown_commit()
+            if not isinstance(error, StoreUnavailable):
+                self._inbox.clear()
+                self._failover.reconcile(error)
             if self._outage.record_failure(at=at):
                 log.warning("store.unavailable", error=str(error))
         else:
@@ -215,6 +218,7 @@ class Supervisor:
 
     def _duties(self) -> tuple[Operation, ...]:
         return (
+            self._failover.spare_leases,
             self._clock.watch,
             self._reaper.renew_leases,
             self._absence.renew_takeover_deadlines,
@@ -224,8 +228,10 @@ class Supervisor:
             self._absence.take_over,
             self._timeouts.give_up,
             self._claimer.move_due,
+            self._failover.await_nodes,
             self._claimer.fill_slots,
             self._node_row.write_node_row,
+            self._failover.record_reconciled,
             self._idleness.look_for_work,
         )
 
@@ -273,13 +279,6 @@ class Supervisor:
         bare = wire.Exited(uid=event.uid, exit=wire.Exit(at=at))
         if isinstance(event, wire.Exited | wire.StartFailed) and event != bare:
             self._record_alone(bare, at)
-
-    def _reconcile_after_unknown_commit(self) -> None:
-        """Compare store and executor anew: the tick may have been committed or not."""
-        self._memory.hello = None
-        self._inbox.clear()
-        self._executor.reconnect()
-        log.warning("store.reconciling")
 
     def _next_tick(self, at: Instant) -> Instant:
         if self._outage.retry_at is not None:

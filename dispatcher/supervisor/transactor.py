@@ -3,11 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 
+from dispatcher.errors import DispatcherError
+from dispatcher.history import History
 from dispatcher.store.api import Transactions
 from dispatcher.supervisor.turn import Memory, Turn
 from dispatcher.times import Instant
 
 Operation = Callable[[Turn], None]
+
+
+class FailedOver(DispatcherError):
+    """A replica took over the server, and nothing was recorded: compare the runs anew, go on."""
 
 
 class Transactor:
@@ -20,20 +26,32 @@ class Transactor:
         self.again = False
         """Whether more is due at once than the last transaction should hold."""
         self._caught_up = True
+        self._history: History | None = None
+        """The one with which the memory agrees; None: not known yet."""
 
     def begin_tick(self, *, caught_up: bool) -> None:
         """Prepare for the transactions of a tick; see `Turn.caught_up`."""
         self.again, self._caught_up = False, caught_up
 
     def run(self, operations: Sequence[Operation], at: Instant) -> None:
-        """Run operations in one transaction, and after its commit their effects."""
+        """Run operations in one transaction, and after its commit their effects.
+
+        Raises `FailedOver`, without running any, if the store's history is another one.
+        """
         with self._store.transaction() as now:
+            history = self._store.history
+            if self._history not in (None, history):
+                operations = ()
             gap = 0.0 if self.committed_at is None else at - self.committed_at
             if self._memory.workers_unreachable is not None:
                 gap = math.inf  # workers cannot reach us, as if we were away
             turn = Turn(now, at, gap, self._caught_up)
             for operation in operations:
                 operation(turn)
+        before, self._history = self._history, history
+        if before not in (None, history):
+            self.again = True
+            raise FailedOver(f"timeline {history.timeline}")
         self.again = turn.again
         self.committed_at = at
         for effect in turn.effects:

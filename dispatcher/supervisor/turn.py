@@ -76,10 +76,15 @@ class SupervisorSettings:
         Later than `kill_deadlines` by a margin for the clocks; the store adds each run's kill
         grace.
         """
+        ahead_ms = self.unconfirmed_ms
+        return None if ahead_ms is None else StoreTime(now + ahead_ms)
+
+    @property
+    def unconfirmed_ms(self) -> int | None:
+        """How long an unconfirmed claim counts, its kill grace apart; None: for ever."""
         if self.absence_limit is None:
             return None
-        ahead = self.absence_limit + ABSENCE_SLACK + self.takeover_margin
-        return StoreTime(now + round(ahead * 1000))
+        return round((self.absence_limit + ABSENCE_SLACK + self.takeover_margin) * 1000)
 
     def kill_deadlines(self, at: Instant) -> dict[str, float]:
         """Return when the executor ends, by itself, runs that are renewed now."""
@@ -132,6 +137,8 @@ class LiveRun:
     watch: Watch | None = None
     extended_until: Instant | None = None
     """The end of the extension that its worker requested, beyond its run time-out."""
+    declaration: Declaration | None = None
+    """What its worker declared to this daemon."""
     exit_by: Instant | None = None
     """When a worker that declared its end must have exited."""
     pid: int | None = None
@@ -212,6 +219,8 @@ class Memory:
     """The greeting of the executor whose runs are reconciled; None: there is none."""
     workers_unreachable: str | None = None
     """Why workers cannot reach their sockets; None: no such report."""
+    claims_postponed: str | None = None
+    """Why nothing is claimed after a failover; None: claims go on."""
     pause: Pause = field(default_factory=Pause)
     figures: Figures = field(default_factory=Figures)
     stopping: Stopping = field(default_factory=Stopping)

@@ -7,6 +7,7 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
+from dispatcher.execution import OpenRun
 from dispatcher.store.api import WorkerStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
 from dispatcher.times import Alarm, Instant, StoreTime
@@ -104,6 +105,17 @@ class WorkerRecorder:
                 turn.after(partial(self._remember_cli_declaration, live, turn.at))
         turn.after(partial(self._next_look.set, turn.at + self._memory.settings.poll))
 
+    def declare_again(self, turn: Turn, runs: Iterable[OpenRun]) -> bool:
+        """Record accepted declarations that these runs lack, as a failover forgot them."""
+        live = self._memory.live
+        forgotten = [
+            live[run.run_uid].declaration
+            for run in runs
+            if run.declared is None and run.run_uid in live
+        ]
+        answers = [self._store.declare(one, now=turn.now) for one in forgotten if one is not None]
+        return bool(answers)
+
     def request_retry(self, requests: Sequence[Request], *, at: Instant) -> None:
         """Answer that the store took nothing.
 
@@ -138,6 +150,8 @@ class WorkerRecorder:
         task_id = message.task_id
         ours = (live for live in self._memory.live.values() if live.task_id == task_id)
         live = next(ours, None)
+        if live is not None:
+            live.declaration = message
         if live is None or self._expect_exit(live, at):
             log.info("run.declared", task_id=task_id, declared=message.word, **_peer(request))
 

@@ -20,7 +20,7 @@ from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlem
 from tests.simulation import FakeBell
 
 #: Methods around a transaction instead of in one.
-AROUND = {"transaction", "snapshot", "identity", "bell", "close"}
+AROUND = {"transaction", "snapshot", "identity", "history", "bell", "close"}
 
 #: Methods that only read, with their arguments.
 READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -68,6 +68,9 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "stranded": ((NODE,), {"now": NOW}),
     "next_takeover": ((NODE,), {"now": NOW}),
     "has_unfinished": ((), {}),
+    "postponed": ((), {"now": NOW}),
+    "server_step": ((), {}),
+    "accept_server_step": ((), {}),
 }
 
 
@@ -347,6 +350,8 @@ CASES = [
     Case("take_node", "a node", False, nothing, lambda s, _: s.take_node(NODE_ROW, was="")),
     Case("record_node", "a node", False, nothing, lambda s, _: s.record_node(NODE_ROW)),
     Case("leave_node", "a node", False, nothing, lambda s, _: s.leave_node(NODE, "")),
+    Case("record_reconciled", "a node", False, nothing, lambda s, _: s.record_reconciled(NODE)),
+    Case("postpone_takeovers", "", False, nothing, lambda s, _: s.postpone_takeovers(now=NOW)),
     Case("watch_clock", "", False, nothing, lambda s, _: s.watch_clock()),
 ]
 

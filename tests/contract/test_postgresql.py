@@ -21,8 +21,8 @@ from dispatcher.errors import (
 from dispatcher.store.engine import Row, transaction
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.server import DatabaseServer
-from dispatcher.store.server_clock import ServerClock
-from dispatcher.times import HostClock, Instant, WallTime, wall_clock
+from dispatcher.store.server_clock import Reading, ServerClock
+from dispatcher.times import HostClock, Instant, StoreTime, WallTime, wall_clock
 from tests.contract.proxy import Cut, Proxy
 from tests.eventually import eventually
 from tests.postgres import Postgres, running
@@ -576,6 +576,54 @@ def test_a_host_whose_clock_is_wrong_keeps_the_servers_time_and_sees_its_own_dat
 
     assert times[0] == times[1]
     assert abs(calendar.date(times[0]) - times[0] - ahead) < 1_000
+
+
+class Clocks:
+    """A server's clock, which may be set, and the boot clock of a host; both begin at noon."""
+
+    def __init__(self) -> None:
+        self.elapsed = self.ahead = 0.0
+        self.took = 0.0
+
+    def reading(self) -> Reading:
+        shown = StoreTime(round((self.elapsed + self.ahead) * 1000))
+        return Reading(shown, took=self.took, at=Instant(self.elapsed + self.took))
+
+
+def step_after(clock: ServerClock, engine: PostgresqlEngine) -> int:
+    """Return the step that is known after the next transaction."""
+    clock.begin(engine, write=True)
+    return clock.step()
+
+
+@pytest.mark.parametrize("step", [3_600, 1.5, -1.5, -3_600])
+def test_a_step_of_the_servers_clock_is_known_until_it_is_accepted(
+    engine: PostgresqlEngine, step: float
+) -> None:
+    clocks = Clocks()
+    clock = ServerClock(clocks.reading)
+    assert 0 == step_after(clock, engine)
+    clocks.elapsed, clocks.ahead = 5.0, step
+
+    assert [step * 1000] * 2 == [step_after(clock, engine) for _ in range(2)]
+    clock.accept_step()
+    assert 0 == step_after(clock, engine)
+
+
+def test_neither_a_slow_answer_nor_a_clock_that_runs_faster_is_a_step(
+    engine: PostgresqlEngine,
+) -> None:
+    clocks = Clocks()
+    clock = ServerClock(clocks.reading)
+    found = [step_after(clock, engine)]
+    for _ in range(100):
+        clocks.elapsed += 60
+        clocks.ahead += 0.03
+        found.append(step_after(clock, engine))
+    clocks.took = 3.0
+    found.append(step_after(clock, engine))
+
+    assert {0} == set(found)
 
 
 # Forks ----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from dispatcher.times import WallTime, iso
 from tests.command import Command
 from tests.reports import report
 from tests.simulation import NODE, SETTINGS, World
+from tests.unit.replicated import Host, settings
 from tests.unit.test_registry import THEIRS
 from tests.unit.test_supervisor import Unwell
 
@@ -162,6 +163,16 @@ def unknown_runs() -> Scene:
     return world, task
 
 
+def failed_over() -> Scene:
+    world = Host(settings=replace(settings("here"), node_id=NODE))
+    world.start()
+    world.server.fail_over()
+    task = world.submit()
+    world.settle_down()
+    world.run_for(0.1)
+    return world, task
+
+
 def node_paused() -> Scene:
     world = begun()
     fault = wire.StartFailed(uid=wire.RunUid(""), fault=wire.Fault.HOST, error="no descriptors")
@@ -252,6 +263,13 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     Obstacle.UNKNOWN_RUNS: (
         unknown_runs,
         "a run that the store does not know is being ended first",
+    ),
+    Obstacle.FAILED_OVER: (
+        failed_over,
+        (
+            "a replica took over the store's server, and may have forgotten claims: nothing is"
+            " claimed for 10 s more, as nodes that it forgot may come back"
+        ),
     ),
     Obstacle.NODE_PAUSED: (
         node_paused,

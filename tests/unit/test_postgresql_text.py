@@ -8,7 +8,8 @@ import pytest
 
 from dispatcher.errors import StoreRefused, StoreUnavailable, StoreUnusable
 from dispatcher.store import postgresql_errors
-from dispatcher.store.postgresql import translated
+from dispatcher.store.postgresql_text import Writes, translated, writes_of
+from dispatcher.store.statements import nodes, supervisor, workers
 
 
 def test_each_parameter_has_one_number_in_order_of_its_first_use() -> None:
@@ -83,3 +84,23 @@ def test_an_embedded_installation_never_loads_the_driver() -> None:
     code = "import sys, dispatcher.cli.app, dispatcher.client; sys.exit('psycopg' in sys.modules)"
 
     assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (supervisor.NEXT_DUE, None),
+        (supervisor.READY_QUEUES, None),
+        (supervisor.RENEW, Writes.FORGETTABLE),
+        (workers.RENEW_SHORT, Writes.FORGETTABLE),
+        (nodes.RECORD, Writes.FORGETTABLE),
+        (nodes.TAKE, Writes.LASTING),
+        (workers.HEARTBEAT, Writes.LASTING),
+        (supervisor.CONFIRM, Writes.LASTING),
+        (supervisor.CLOSE, Writes.LASTING),
+    ],
+)
+def test_a_crash_may_forget_only_what_nobody_was_answered(
+    statement: str, expected: Writes | None
+) -> None:
+    assert expected is writes_of(statement)

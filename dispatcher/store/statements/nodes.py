@@ -4,7 +4,7 @@ from typing import Final
 
 from dispatcher.execution import LOCAL
 from dispatcher.model import Node
-from dispatcher.store.engine import Dialect
+from dispatcher.store.engine import FORGETTABLE, Dialect
 from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.given import given
 
@@ -27,7 +27,7 @@ RECORD = f"""
 INSERT INTO nodes ({", ".join(RECORDED)}) VALUES ({_VALUES})
 ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in RECORDED[1:])}
 WHERE nodes.session = excluded.session
-"""
+{FORGETTABLE}"""
 
 _TAKEN: Final = ("boot_id", "pid_namespace", "hostname", "session")
 

@@ -3,7 +3,9 @@
 A limit is cast, because SQLite plans a statement with a bare parameter there anew each time.
 """
 
+from dispatcher.store.engine import FORGETTABLE
 from dispatcher.store.statements.given import given
+from dispatcher.store.statements.history import TAKEOVERS_ALLOWED
 from dispatcher.store.statements.nodes import TAKES_WORK
 from dispatcher.store.statements.readers import OPEN_RUNS
 
@@ -62,13 +64,13 @@ RECORD_LEADER_EXIT = """
 UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND outcome IS NULL
 """
 
-RENEW = """
+RENEW = f"""
 UPDATE runs SET lease_expires_at = :now + lease_ttl_ms
 WHERE uid IN (SELECT uid FROM runs WHERE outcome IS NULL AND node = :node
     AND (liveness = 'process' OR ending IS NOT NULL OR declared IS NOT NULL
         OR exit_code IS NOT NULL OR signal IS NOT NULL)
     FOR UPDATE SKIP LOCKED)
-"""
+{FORGETTABLE}"""
 
 EXPIRED = f"""{OPEN_RUNS}node = :node AND runs.liveness = 'worker'
     AND (lease_expires_at <= :now OR lease_expires_at > :now + 2 * runs.lease_ttl_ms)
@@ -124,14 +126,15 @@ CONFIRMED = "SELECT uid FROM runs WHERE outcome IS NULL AND node = :node"
 
 # Nobody watches a local claim's process: its ending or declaration is its end.
 ABANDONED = f"""{OPEN_RUNS}takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
-    AND (takeover_at <= :now OR takeover_at > :now + 2 * runs.lease_ttl_ms
-        OR ending IS NOT NULL OR declared IS NOT NULL)
+    AND (ending IS NOT NULL OR declared IS NOT NULL
+        OR ((takeover_at <= :now OR takeover_at > :now + 2 * runs.lease_ttl_ms)
+            AND {TAKEOVERS_ALLOWED}))
 ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # Claims of other nodes. Where this node is `alone` nobody will confirm them.
 STRANDED = f"""{OPEN_RUNS}node <> :node AND substr(node, 1, 6) <> 'local:'
-    AND (CAST(:alone AS BOOLEAN) OR takeover_at <= :now)
+    AND (CAST(:alone AS BOOLEAN) OR (takeover_at <= :now AND {TAKEOVERS_ALLOWED}))
 ORDER BY claimed_at, runs.id FOR NO KEY UPDATE SKIP LOCKED
 """
 

@@ -1,5 +1,6 @@
 """SQL of workers' messages, each guarded by the lock in the statement itself."""
 
+from dispatcher.store.engine import FORGETTABLE
 from dispatcher.store.statements.given import given
 
 # Whether a lock allows a write: its run is open, not ending, and before its deadline.
@@ -58,9 +59,9 @@ DECLARED_UIDS = """
 SELECT uid FROM runs WHERE declared IS NOT NULL AND outcome IS NULL AND node = :node
 """
 
-RENEW_SHORT = """
+RENEW_SHORT = f"""
 UPDATE runs SET lease_expires_at = :now + lease_ttl_ms
 WHERE uid IN (SELECT uid FROM runs
     WHERE outcome IS NULL AND node = :node AND lease_ttl_ms < 2 * CAST(:gap_ms AS BIGINT)
     ORDER BY task_id FOR UPDATE)
-"""
+{FORGETTABLE}"""
