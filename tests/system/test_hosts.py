@@ -13,8 +13,11 @@ from tests.system.hosts.faults import FAULTS, play
 from tests.system.hosts.lab import WAITS, Lab, Node
 
 #: Rounds of each of the labs, which work side by side.
-ROUNDS = 25
+ROUNDS = 26
 LABS = (1, 2)
+
+#: A fault of another kind: what ran meanwhile is forgotten.
+FAILOVER = "lagging replica promoted"
 
 #: Tasks that run while a fault lasts, and those that end at once.
 LONG, SHORT = 5, 4
@@ -31,11 +34,13 @@ def lab(privileged: None, tmp_path: Path, bytecode: Path, server_files: Path) ->
 def shuffled(rng: random.Random) -> Iterator[str]:
     """Yield each fault once, again and again, in a new order each time."""
     while True:
-        yield from rng.sample([*FAULTS], len(FAULTS))
+        yield from rng.sample([*FAULTS, FAILOVER], len(FAULTS) + 1)
 
 
 def play_round(lab: Lab, name: str, rng: random.Random) -> str:
     """Let a fault happen while tasks run; return what it did, in a line."""
+    if name == FAILOVER:
+        return play_failover(lab)
     fault = FAULTS[name]
     lab.begin_round()
     tasks = [lab.submit(WAITS) for _ in range(LONG)]
@@ -59,6 +64,30 @@ def play_round(lab: Lab, name: str, rng: random.Random) -> str:
     took = [ahead for task in here for ahead in delays(lab, task)]
     how = "for a moment" if brief else f"{len(here)} tasks, taken over after {took} ms"
     return f"{name}, node {node.number}: {how}"
+
+
+def play_failover(lab: Lab) -> str:
+    """Let a replica take over that knows one task's run, and of the other only that it is ready."""
+    lab.begin_round()
+    known = lab.submit(WAITS)
+    lab.until_begun(known, 1)
+    lab.operator.cli("pause", "later")
+    tasks = [lab.submit(WAITS, queue="later") for _ in range(LONG - 1)]
+
+    def run_them() -> None:
+        lab.operator.cli("resume", "later")
+        for task in tasks:
+            lab.until_begun(task, 1)
+
+    lab.fail_over(forgotten=run_them)
+    eventually(lambda: lab.operator.cli("resume", "later"))
+    for task in tasks:
+        lab.until_begun(task, 2)
+    lab.let_end()
+    lab.until_finished(known, *tasks)
+
+    judge(lab, [known, *tasks], [known])
+    return f"{FAILOVER}: {len(tasks)} runs forgotten, fences now {lab.begun(tasks[0])}"
 
 
 def judge(lab: Lab, tasks: list[int], undisturbed: list[int]) -> None:

@@ -4,7 +4,7 @@ import itertools
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ from tests.e2e.helpers import shell
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually
 from tests.system.hosts.network import Network
-from tests.system.hosts.server import NetworkServer, urls
+from tests.system.hosts.server import NetworkServer, url_of
 from tests.system.places import Entered, Namespace
 
 NODES = (1, 2, 3)
@@ -140,6 +140,7 @@ class Lab:
         self._numbers = itertools.count(1)
         self.network = Network()
         self.nodes: list[Node] = []
+        self._servers: dict[int, Namespace] = {}
         self.files = directory
         """Of the present round."""
 
@@ -147,10 +148,15 @@ class Lab:
         with ExitStack() as stack:
             stack.enter_context(self.network)
             self._stack = stack
-            self.server = self._serve(SERVERS[0])
+            for host in SERVERS:
+                self._servers[host] = stack.enter_context(Namespace(network=True))
+                self.network.connect(host, self._servers[host])
+            server = self._add_server(SERVERS[0])
+            server.make(self._server_files)
+            server.let_in()
             (at := self._directory / "operator").mkdir()
             self.operator = stack.enter_context(closing(World(at, self._bytecode)))
-            self.operator.configure(store={"url": self.server.url()})
+            self._use(server.start())
             homes = {number: self._directory / f"node-{number}" for number in NODES}
             for home in homes.values():
                 home.mkdir()
@@ -164,19 +170,35 @@ class Lab:
             node.shut_down()
         self._stack.close()
 
-    def _serve(self, host: int) -> NetworkServer:
-        namespace = self._stack.enter_context(Namespace(network=True))
-        self.network.connect(host, namespace)
-        server = self._stack.enter_context(closing(NetworkServer(host, namespace, self.network)))
-        server.make(self._server_files)
-        server.let_in()
-        server.start()
-        return server
+    def _add_server(self, host: int) -> NetworkServer:
+        return self._stack.enter_context(
+            closing(NetworkServer(host, self._servers[host], self.network))
+        )
+
+    def fail_over(self, *, forgotten: Callable[[], object]) -> None:
+        """Let a replica take over that lacks what happens in `forgotten`."""
+        old = self.server
+        (spare,) = set(SERVERS) - {old.host}
+        replica = self._add_server(spare)
+        replica.copy(old)
+        replica.start()
+        replica.catch_up(old)
+        replica.detach()
+        forgotten()
+        old.stop(signal.SIGQUIT)
+        replica.promote()
+        self._use(replica)
+
+    def _use(self, server: NetworkServer) -> None:
+        self.server = server
+        self.operator.configure(store={"url": server.url(), "schema": SCHEMA})
 
     def _add_node(self, number: int, homes: Mapping[int, Path]) -> None:
         world = HostsWorld(homes[number], self._bytecode)
         self._stack.enter_context(closing(world))
-        world.configure(store={"url": urls(self.server), "schema": SCHEMA}, **TIMES)
+        world.configure(
+            store={"url": url_of(map(Network.address, SERVERS)), "schema": SCHEMA}, **TIMES
+        )
         elsewhere = [home for other, home in homes.items() if other != number]
         self.nodes.append(node := Node(number, world, self.network, elsewhere))
         node.boot()
@@ -185,8 +207,8 @@ class Lab:
         self.files = self._directory / f"round-{next(self._numbers)}"
         self.files.mkdir()
 
-    def submit(self, *scripts: str) -> int:
-        return self.operator.submit(*shell("".join([WORKER, *scripts])), str(self.files))
+    def submit(self, *scripts: str, **options: str) -> int:
+        return self.operator.submit(*shell("".join([WORKER, *scripts])), str(self.files), **options)
 
     def submit_stamping(self) -> int:
         return self.operator.submit(*shell(STAMPS), str(self.files))

@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.postgres import SETTINGS, UNPRIVILEGED, Postgres
@@ -50,7 +51,6 @@ class NetworkServer(Postgres):
         )
 
 
-def urls(*servers: NetworkServer) -> str:
-    """Return the URL of the one of these servers that takes writes."""
-    hosts = ",".join(server.address for server in servers)
-    return f"postgresql://postgres@{hosts}/postgres"
+def url_of(addresses: Iterable[str]) -> str:
+    """Return the URL of the server at one of these addresses that takes writes."""
+    return f"postgresql://postgres@{','.join(addresses)}/postgres"
