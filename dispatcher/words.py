@@ -95,6 +95,13 @@ class Refused:
     """The attempt that runs, or the last one that ran."""
 
 
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """No database can keep the message, so that it is never to be sent again, and why."""
+
+    why: str
+
+
 def validated_message(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declaration:
     """Return a message that satisfies the limits of the worker socket. Raises ValueError."""
     return parse_request(encode_request(op, task_id, lock, **facts))

@@ -10,7 +10,7 @@ from dispatcher.daemon.channel import Channel, Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import encode
-from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, parse_request
+from dispatcher.words import REMEDIES, Accepted, Invalid, Refused, Renewed, parse_request
 from dispatcher.worker_api import WorkerError
 
 #: Seconds between two takes: requests of one interval share a commit. A lone worker does not wait,
@@ -110,7 +110,9 @@ class WorkerChannel:
             self._channel = None
 
 
-def _answer(reply: Reply, answer: Renewed | Accepted | Refused | None, now: StoreTime) -> None:
+def _answer(
+    reply: Reply, answer: Renewed | Accepted | Refused | Invalid | None, now: StoreTime
+) -> None:
     match answer:
         case Renewed():
             reply({"ok": True, "lease_expires_in": (answer.lease_expires_at - now) / 1000})
@@ -126,6 +128,8 @@ def _answer(reply: Reply, answer: Renewed | Accepted | Refused | None, now: Stor
                     "attempt": answer.attempt,
                 }
             )
+        case Invalid():
+            reply({"ok": False, "error": WorkerError.INVALID, "message": answer.why})
         case None:
             error = WorkerError.STORE_UNAVAILABLE
             reply({"ok": False, "error": error, "message": REMEDIES[error]})

@@ -243,7 +243,7 @@ class Supervisor:
                 self._transactor.run([partial(self._workers.record, requests=[request])], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation="request", error=str(error))
-                self._workers.request_retry([request], at=at)
+                self._workers.refuse(request, error)
             unanswered.pop(0)
         while self._inbox:
             event = self._inbox[0]

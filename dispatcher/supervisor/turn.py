@@ -19,7 +19,7 @@ from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stopping
 from dispatcher.times import NEVER, Instant, StoreTime, instant_of, store_time_of
 from dispatcher.wire import RunUid
-from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Invalid, Note, Refused, Renewed
 
 #: Seconds that an executor waits beyond the limit, so that a daemon back in time can renew it.
 ABSENCE_SLACK = 2.0
@@ -198,7 +198,7 @@ class Request:
     """
 
     message: Beat | Note | Declaration
-    answer: Callable[[Renewed | Accepted | Refused | None, StoreTime], None]
+    answer: Callable[[Renewed | Accepted | Refused | Invalid | None, StoreTime], None]
     pid: int | None = None
     """The sender's; None: the executor forwarded it."""
 

@@ -7,6 +7,7 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
+from dispatcher.errors import StoreRefused
 from dispatcher.execution import OpenRun
 from dispatcher.store.api import WorkerStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
@@ -15,6 +16,7 @@ from dispatcher.words import (
     Accepted,
     Beat,
     Declaration,
+    Invalid,
     Note,
     Refused,
     Renewed,
@@ -127,6 +129,11 @@ class WorkerRecorder:
                     live.unrecorded_at = at
             request.answer(None, StoreTime(0))
 
+    @staticmethod
+    def refuse(request: Request, error: StoreRefused) -> None:
+        """Answer that the store can never take the message."""
+        request.answer(Invalid(f"the store refuses it: {error}"), StoreTime(0))
+
     def _is_ours(self, task_id: int) -> bool:
         return any(live.task_id == task_id for live in self._memory.live.values())
 
@@ -167,7 +174,7 @@ class WorkerRecorder:
             log.warning("lease.refused", task_id=task_id, error=answer.error, **_peer(request))
 
 
-def _unanswered(_answer: Renewed | Accepted | Refused | None, _now: StoreTime) -> None:
+def _unanswered(_answer: Renewed | Accepted | Refused | Invalid | None, _now: StoreTime) -> None:
     """Answer nobody: a sender by systemd's protocol waits for nothing."""
 
 

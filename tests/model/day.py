@@ -21,7 +21,7 @@ from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Invalid, Refused, Renewed
 from tests.simulation import SETTINGS, World
 
 TTLS = (1200, 3600)
@@ -210,7 +210,7 @@ class Day:
         again: Callable[[Worker], None],
     ) -> None:
         """Send it to the daemon if there is one; what was not taken is sent again."""
-        answers: list[Renewed | Accepted | Refused | None] = []
+        answers: list[Renewed | Accepted | Refused | Invalid | None] = []
         if self.daemon_lives:
             self.world.tick(Request(words, lambda answer, _: answers.append(answer)))
             self.look()

@@ -10,13 +10,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
+from dispatcher.daemon.worker_channel import WorkerRequests
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
-from dispatcher.model import Outcome, TaskState
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.turn import Request
-from dispatcher.times import StoreTime
-from dispatcher.words import Beat, Refused
+from dispatcher.times import Instant, StoreTime
+from dispatcher.words import Beat, Declaration, Invalid, Refused, Renewed
 from dispatcher.worker_api import WorkerError
 from tests.recorded_logs import expect_catalogued
 from tests.simulation import SETTINGS, World
@@ -590,6 +591,37 @@ def test_each_request_is_answered_once_wherever_the_store_fails(
 
     refused = Refused(WorkerError.UNKNOWN_TASK)
     assert [[refused] if number < committed else [None] for number in range(3)] == answers
+
+
+def test_a_message_that_the_store_can_never_take_is_answered_so_and_others_count(
+    world: World,
+) -> None:
+    tasks = [world.submit("work", liveness=Liveness.WORKER) for _ in range(2)]
+    world.start()
+    locks = [one.env["DISPATCHER_CLAIM_LOCK"] for one in world.executor.starts]
+    answers: list[object] = []
+    messages: list[Beat | Declaration] = [
+        Beat(task_id=tasks[0], lock=locks[0], note="a\udcffb"),
+        Beat(task_id=tasks[1], lock=locks[1], note="all well"),
+        Declaration(task_id=tasks[0], lock=locks[0], word=Declared.FAIL, reason="a\udcffb"),
+    ]
+
+    world.tick(*(Request(one, lambda answer, _: answers.append(answer)) for one in messages))
+
+    assert [Invalid, Renewed, Invalid] == [type(answer) for answer in answers]
+    assert "not UTF-8" in str(answers[0])
+    assert [[None], ["all well"]] == [[run.note for run in world.runs(task)] for task in tasks]
+
+
+def test_a_worker_receives_it_as_invalid_with_the_reason() -> None:
+    replies: list[object] = []
+    requests = WorkerRequests()
+    requests.add(b'{"op": "heartbeat", "task_id": 1, "lock": "x"}', replies.append)
+
+    (request,) = requests.take(at=Instant(1.0))
+    request.answer(Invalid("because"), StoreTime(0))
+
+    assert [{"ok": False, "error": "invalid", "message": "because"}] == replies
 
 
 def test_a_day_of_a_hundred_slots_takes_seconds() -> None:
