@@ -84,7 +84,8 @@ class Commands:
             return False
         match request.op:
             case "wake":
-                reply({"ok": True})  # any arrival turns the loop, which looks for work
+                self._supervisor.wake()  # any arrival turns the loop
+                reply({"ok": True})
             case "status":
                 reply(self._report())
             case "reload":

@@ -45,7 +45,7 @@ class Loop:
         """The descriptor of the executor's connection, while the selector watches it."""
         executor.call_before_close(self._unwatch_executor)
         if (descriptor := bell.fileno()) is not None:
-            selector.register(descriptor, selectors.EVENT_READ)
+            selector.register(descriptor, selectors.EVENT_READ, lambda *_: supervisor.wake())
         self._bell = bell
         self._workers = WorkerChannel(selector)
         self._deadline = Instant(0.0)

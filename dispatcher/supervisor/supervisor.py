@@ -44,7 +44,7 @@ from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.transactor import FailedOver, Operation, Transactor
 from dispatcher.supervisor.turn import Memory, Request, Shared, SupervisorSettings
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
-from dispatcher.times import Instant
+from dispatcher.times import LONG_AGO, Instant
 
 log = structlog.get_logger()
 
@@ -94,6 +94,10 @@ class Supervisor:
         """Use other settings from the next tick on; node, output and executor must be the same."""
         self._memory.settings = settings
         self._node_row.expire()
+
+    def wake(self) -> None:
+        """Look, in the next tick, also at the time-outs of tasks that others have changed."""
+        self._timeouts.tasks.set(LONG_AGO)
 
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Record a request to stop; see `Stopping.request`."""

@@ -220,7 +220,7 @@ class Timeouts:
         return self._executor.output_state(f"{self._memory.settings.output_dir}/{uid}.log", pid)
 
     def give_up(self, turn: Turn) -> None:
-        """Fail tasks that waited too long; look once a poll, and at the next deadline."""
+        """Fail tasks that waited too long; look each poll, when woken, and at the next deadline."""
         if not self.tasks.is_due(turn.at):
             return
         fails_at = self._store.next_failure()

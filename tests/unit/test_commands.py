@@ -13,6 +13,7 @@ from dispatcher.config.reload import Reloaded
 from dispatcher.daemon.commands import STOP_SIGNALS, Commands
 from dispatcher.errors import ConfigError
 from dispatcher.host.signals import caught
+from dispatcher.model import TaskState
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import Instant
@@ -146,3 +147,16 @@ def test_a_reload_that_means_another_file_changes_nothing(
 def stopping(world: World) -> Any:
     supervisor: Supervisor = world.supervisor
     return supervisor.report(at=world.at()).stopping
+
+
+def test_a_wake_up_makes_the_daemon_look_at_time_outs_long_before_its_next_poll() -> None:
+    world = World(settings=replace(SETTINGS, slots=1, poll=3_600.0))
+    world.submit("sleep")
+    world.start()
+    late = world.submit("late", queue_timeout_ms=1_000)
+
+    assert commands_of(world, Stop.LEAVE).handle_request(b'{"op": "wake"}', lambda _: None, 1)
+    world.settle_down()
+    world.run_for(1.1)
+
+    assert TaskState.FAILED is world.state(late)

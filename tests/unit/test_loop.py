@@ -48,7 +48,11 @@ class Supervisor:
         self._hello: wire.Hello | None = None
         self.figures = Figures()
         self.is_done = False
+        self.wakes = 0
         self.ticks: list[tuple[list[str], int, bool]] = []
+
+    def wake(self) -> None:
+        self.wakes += 1
 
     def is_over(self, *, at: Instant) -> bool:
         return self.is_done
@@ -397,5 +401,5 @@ def test_a_daemon_that_sleeps_turns_once_when_the_bell_is_rung() -> None:
             assert asleep.poll(0), "its wait returns"
             daemon.loop.step()
 
-            assert 1 == len(daemon.supervisor.ticks)
+            assert (1, 1) == (len(daemon.supervisor.ticks), daemon.supervisor.wakes)
             assert [] == asleep.poll(0), "two rings are one"

@@ -399,6 +399,18 @@ def test_one_that_came_meanwhile_is_found_within_a_poll() -> None:
     assert (TaskState.READY, TaskState.FAILED) == world.states_at(task, 0.9, 1.1)
 
 
+def test_one_whose_submit_woke_the_daemon_is_found_at_once() -> None:
+    world = World(settings=replace(RARELY, slots=1))
+    started(world)
+    world.run_for(3.3)
+
+    task = world.submit("late", queue_timeout_ms=1_000)
+    world.supervisor.wake()
+    world.settle_down()
+
+    assert (TaskState.READY, TaskState.FAILED) == world.states_at(task, 0.9, 1.1)
+
+
 def test_a_task_claimed_in_time_is_free_of_its_queue_timeout(world: World) -> None:
     task = started(world, queue_timeout_ms=1_000)
 
