@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dispatcher.execution import OpenRun
-from dispatcher.model import Intent, Outcome, Task, TaskState
+from dispatcher.model import Intent, Outcome, Run, Task, TaskState
 from dispatcher.times import StoreTime
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterable
 
     from dispatcher.execution import Settlement
 
@@ -45,6 +46,14 @@ class IntentResult:
     """The task after it, without its payload."""
     ahead: Outlook | None
     """What is expected if its run is ending."""
+    is_run_missing: bool = False
+    """Whether it runs without a row of its run, which somebody deleted."""
+
+
+def is_run_missing(task: Task | None, runs: Iterable[Run]) -> bool:
+    """Return whether a task runs without a row of its run; both are of one moment."""
+    is_running = task is not None and task.state is TaskState.RUNNING
+    return is_running and all(run.outcome is not None for run in runs)
 
 
 def outlook(run: OpenRun, *, now: StoreTime, rng: random.Random) -> Outlook | None:

@@ -20,6 +20,12 @@ _ONLY = {
     Intent.RETRY: "only failed, cancelled and held ones can be retried",
 }
 
+#: Ends the report of a run that is missing. The executor ends its processes when it is greeted.
+_HOLD_BY_SQL = (
+    "stop the daemon, write to the store: UPDATE tasks SET state = 'held', run_uid = NULL,"
+    " fails_at = total_at WHERE id = {id}; start the daemon, and release, retry or cancel the task"
+)
+
 
 def is_unfinished(one: IntentResult) -> bool:
     """Return whether a daemon has work to do after the change."""
@@ -87,7 +93,14 @@ def refusal(one: IntentResult) -> str | None:
     return None if one.was in fits else f"task {one.task_id} is {one.was}; {_ONLY[one.intent]}"
 
 
+def missing_run(task_id: int) -> str:
+    """Return what to do about a task that runs without a row of its run."""
+    return f"its run is missing, whose row was deleted by hand; {_HOLD_BY_SQL.format(id=task_id)}"
+
+
 def _refusal_of_running(one: IntentResult, task: Task) -> str | None:
+    if one.is_run_missing:
+        return f"task {one.task_id} is running, and {missing_run(one.task_id)}"
     if one.ahead is None:  # it runs on, or was driven by hand and is settled
         still = task.state is TaskState.RUNNING
         if still and one.intent is Intent.HOLD:

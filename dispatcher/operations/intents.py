@@ -9,7 +9,7 @@ from dispatcher.execution import Rows
 from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
 from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
-from dispatcher.outlook import IntentResult, Outlook, outlook
+from dispatcher.outlook import IntentResult, Outlook, is_run_missing, outlook
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 
@@ -86,7 +86,8 @@ class _Intended:
         is_running = was is TaskState.RUNNING
         ahead = outlook_of(self.store, task_id, now) if is_running else None
         task = self.store.task(task_id, payload=False)
-        return IntentResult(self.intent, task_id, was, task, ahead)
+        is_missing = is_running and is_run_missing(task, self.store.runs(task_id))
+        return IntentResult(self.intent, task_id, was, task, ahead, is_missing)
 
 
 def outlook_of(store: Store, task_id: int, now: StoreTime) -> Outlook | None:

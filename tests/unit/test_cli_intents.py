@@ -22,6 +22,14 @@ ENDED_LATER = f"{NO_DAEMON}a run that is not being ended yet goes on until it is
 READY_LATER = f"{NO_DAEMON}ready tasks wait until it is back\n"
 
 
+#: A run of task 1 that is over.
+EARLIER_RUN = """
+INSERT INTO runs (task_id, uid, attempt, fence, lock, node, liveness, lease_ttl_ms,
+    lease_expires_at, claimed_at, output_path, outcome, reason, ended_at)
+VALUES (1, 'u', 1, 9, '', 'n', 'process', 1, 1, 1, '', 'lost', '', 1)
+"""
+
+
 def claimed(command: Command, *options: object) -> Claim:
     """Submit a task and claim it for a node."""
     command("submit", *options, "--", "true")
@@ -448,3 +456,29 @@ def test_a_held_task_gets_the_reason_that_is_given_and_keeps_it_otherwise(comman
     assert tried.startswith("would hold: 1 task (1 held)\n")
     assert "1 held\n" == command("hold", 1, "--reason", "ask Ada").stdout
     assert "ask Ada" == command("show", 1, "--json").json["reason"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_task_whose_run_was_deleted_by_hand_is_reported_with_a_remedy_that_works(
+    command: Command, *, earlier: bool
+) -> None:
+    claim = claimed(command, "--total-timeout", "1h")
+    with command.client() as client, client.store.transaction():
+        engine = client.store.engine  # type: ignore[attr-defined]
+        engine.change("DELETE FROM runs")
+        if earlier:
+            engine.change(EARLIER_RUN)
+    why = command("why", claim.task_id).stdout
+    refused = [
+        command(verb, claim.task_id, exits=1).stderr for verb in ("cancel", "hold", "release")
+    ]
+
+    missing = (
+        "its run is missing, whose row was deleted by hand; stop the daemon, write to the store"
+    )
+    assert [True] * 4 == [missing in text for text in (why, *refused)]
+    (remedy,) = re.findall("UPDATE .*?(?=;)", refused[0])
+    with command.client() as client, client.store.transaction():
+        client.store.engine.change(remedy)  # type: ignore[attr-defined]
+
+    assert "1 cancelled\n" == command("cancel", 1).stdout

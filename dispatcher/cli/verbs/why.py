@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dispatcher.cli import render
+from dispatcher.cli import effects, render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.glance import last_line
 from dispatcher.cli.options import config_option, examples, json_option
@@ -20,7 +20,7 @@ from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.nodes import NodeState
 from dispatcher.obstacles import Reason, Standing
-from dispatcher.outlook import Outlook
+from dispatcher.outlook import Outlook, is_run_missing
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.glance import MOST_BEFORE
 from dispatcher.times import StoreTime
@@ -54,7 +54,9 @@ def command(*, tasks: tuple[int | range, ...], as_json: bool) -> None:
 
 def _explained(store: Client, task_id: int, status: Standing) -> tuple[list[str], dict[str, Any]]:
     """Return an explanation as lines for people, and as JSON."""
-    task, runs = store.task(task_id, payload=False), store.runs(task_id)
+    with store.store.snapshot():
+        task = store.store.task(task_id, payload=False)
+        runs = store.store.runs(task_id)
     ahead = store.outlook(task_id)
     if task is None:
         raise NoTask(task_id)
@@ -146,7 +148,8 @@ def _last_line(runs: list[Run]) -> Iterator[str]:
 def _explain_running(
     task: Task, run: Run | None, status: Standing, ahead: Outlook | None, leases: LeasesSection
 ) -> Iterator[str]:
-    if run is None:
+    if run is None or is_run_missing(task, [run]):
+        yield effects.missing_run(task.id)
         return
     expires_at = _date(run.lease_expires_at, status)
     if run.node.startswith(LOCAL):
