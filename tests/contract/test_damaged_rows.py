@@ -9,7 +9,7 @@ from pysqlite3 import dbapi2
 
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import RetryPolicy
-from dispatcher.model import Intent, Outcome, TaskFilter, TaskState
+from dispatcher.model import Intent, Liveness, Outcome, TaskFilter, TaskState
 from dispatcher.store.claims import MOST_DAMAGED
 from dispatcher.store.rows import DAMAGE_REMEDY, DAMAGED
 from tests.contract.helpers import EMBEDDED, NODE, NOW, OneByOne, later
@@ -224,6 +224,28 @@ def test_no_value_of_any_column_of_a_run_keeps_others_from_being_read(
             store.raw.engine.change(change, {"uid": claim.run_uid})
 
         read_all(store, claim.task_id)
+
+
+def test_no_duration_beyond_its_bounds_keeps_others_from_their_moves_and_renewals(
+    store: OneByOne,
+) -> None:
+    damaged, due = store.new(delay_ms=5), store.new(delay_ms=5)
+    damage(store, damaged, "queue_timeout_ms = 9223372036854775807")
+    runs = [store.claimed(queue="alive", liveness=Liveness.WORKER) for _ in range(2)]
+    with store.raw.transaction():
+        most = "lease_ttl_ms = 9223372036854775807, kill_grace_ms = 9223372036854775807"
+        store.sql(f"UPDATE runs SET {most} WHERE task_id = {runs[0].task_id}")
+
+    assert 2 == store.move_due(limit=10, now=later(10))
+    with store.raw.transaction():
+        store.raw.renew(NODE, now=later(10))
+        store.raw.renew_short(NODE, gap_ms=2**48, now=later(10))
+        store.raw.confirm(NODE, until=later(10))
+        store.raw.expired(NODE, limit=10, now=later(10))
+
+    assert [TaskState.READY] * 2 == [store.states()[task] for task in (damaged, due)]
+    leases = {run.task_id: run.lease_expires_at for run in store.open_runs(NODE)}
+    assert later(10 + runs[1].lease_ttl_ms) == leases[runs[1].task_id]
 
 
 def columns(store: OneByOne, table: str) -> list[str]:

@@ -6,6 +6,7 @@ An UPDATE or INSERT names its columns `given.column`, so that an engine may bind
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from dispatcher.execution import LONGEST
 from dispatcher.store.engine import Batch
 
 #: Types of columns that are not texts.
@@ -18,6 +19,14 @@ _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("cpu_seconds", "progress"), "DOUBLE PRECISION"),
     **dict.fromkeys(("notify", "total_anew"), "BOOLEAN"),
 }
+
+
+def bounded(duration: str) -> str:
+    """Return a stored duration, an SQL expression; one that is too long counts as the longest.
+
+    It was written by hand, and a server refuses a sum beyond 64 bits for all rows of a statement.
+    """
+    return f"CASE WHEN {duration} > {LONGEST:d} THEN {LONGEST:d} ELSE {duration} END"
 
 
 def given(*columns: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.model import FINISHED, TaskState
-from dispatcher.store.statements.given import given
+from dispatcher.store.statements.given import bounded, given
 
 _S = TaskState
 
@@ -19,11 +19,12 @@ def becomes(
     at the end of its queue time-out, whichever comes first.
     """
     finished = " OR ".join(f"{state} = '{one}'" for one in sorted(FINISHED))
+    until = f":now + {bounded(queue_ms)}"
     return f"""state = {state},
     finished_at = CASE WHEN {finished} THEN COALESCE(tasks.finished_at, :now) END,
     fails_at = CASE
-        WHEN {state} = 'ready' AND ({total_at} IS NULL OR {total_at} > :now + {queue_ms})
-            THEN COALESCE(:now + {queue_ms}, {total_at})
+        WHEN {state} = 'ready' AND ({total_at} IS NULL OR {total_at} > {until})
+            THEN COALESCE({until}, {total_at})
         WHEN {state} = 'ready' OR {state} = 'scheduled' OR {state} = 'held' THEN {total_at} END"""
 
 

@@ -4,7 +4,7 @@ A limit is cast, because SQLite plans a statement with a bare parameter there an
 """
 
 from dispatcher.store.engine import FORGETTABLE
-from dispatcher.store.statements.given import given
+from dispatcher.store.statements.given import bounded, given
 from dispatcher.store.statements.history import TAKEOVERS_ALLOWED
 from dispatcher.store.statements.nodes import TAKES_WORK
 from dispatcher.store.statements.readers import OPEN_RUNS
@@ -55,7 +55,7 @@ LIMIT CAST(:limit AS BIGINT)
 # The start of a run begins its lease anew.
 RECORD_STARTED = f"""
 UPDATE runs SET pid = given.pid, started_at = given.started_at,
-    lease_expires_at = :now + runs.lease_ttl_ms
+    lease_expires_at = :now + {bounded("runs.lease_ttl_ms")}
 FROM {given("uid", "pid", "started_at")}
 WHERE runs.uid = given.uid AND runs.outcome IS NULL
 """
@@ -65,7 +65,7 @@ UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND ou
 """
 
 RENEW = f"""
-UPDATE runs SET lease_expires_at = :now + lease_ttl_ms
+UPDATE runs SET lease_expires_at = :now + {bounded("lease_ttl_ms")}
 WHERE uid IN (SELECT uid FROM runs WHERE outcome IS NULL AND node = :node
     AND (liveness = 'process' OR ending IS NOT NULL OR declared IS NOT NULL
         OR exit_code IS NOT NULL OR signal IS NOT NULL)
@@ -73,7 +73,7 @@ WHERE uid IN (SELECT uid FROM runs WHERE outcome IS NULL AND node = :node
 {FORGETTABLE}"""
 
 EXPIRED = f"""{OPEN_RUNS}node = :node AND runs.liveness = 'worker'
-    AND (lease_expires_at <= :now OR lease_expires_at > :now + 2 * runs.lease_ttl_ms)
+    AND (lease_expires_at <= :now OR lease_expires_at > :now + 2 * ({bounded("runs.lease_ttl_ms")}))
     AND ending IS NULL AND declared IS NULL AND exit_code IS NULL AND signal IS NULL
 ORDER BY lease_expires_at LIMIT CAST(:limit AS BIGINT) FOR UPDATE OF runs SKIP LOCKED
 """
@@ -110,12 +110,14 @@ FROM {given(*_CLOSED)}
 WHERE runs.uid = given.uid AND runs.outcome IS NULL
 """
 
+_TAKEOVER = f":until + COALESCE({bounded('kill_grace_ms')}, 0)"
+
 # No row is left out: a deadline that is not renewed may pass.
 # An executor never moves a kill deadline back. So neither is a takeover, which comes after it.
-CONFIRM = """
+CONFIRM = f"""
 UPDATE runs SET takeover_at = CASE
-    WHEN takeover_at IS NULL OR takeover_at > :until + COALESCE(kill_grace_ms, 0) THEN takeover_at
-    ELSE :until + COALESCE(kill_grace_ms, 0) END
+    WHEN takeover_at IS NULL OR takeover_at > {_TAKEOVER} THEN takeover_at
+    ELSE {_TAKEOVER} END
 WHERE outcome IS NULL AND node = :node
 """
 
@@ -127,7 +129,7 @@ CONFIRMED = "SELECT uid FROM runs WHERE outcome IS NULL AND node = :node"
 # Nobody watches a local claim's process: its ending or declaration is its end.
 ABANDONED = f"""{OPEN_RUNS}takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
     AND (ending IS NOT NULL OR declared IS NOT NULL
-        OR ((takeover_at <= :now OR takeover_at > :now + 2 * runs.lease_ttl_ms)
+        OR ((takeover_at <= :now OR takeover_at > :now + 2 * ({bounded("runs.lease_ttl_ms")}))
             AND {TAKEOVERS_ALLOWED}))
 ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """

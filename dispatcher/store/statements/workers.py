@@ -1,15 +1,15 @@
 """SQL of workers' messages, each guarded by the lock in the statement itself."""
 
 from dispatcher.store.engine import FORGETTABLE
-from dispatcher.store.statements.given import given
+from dispatcher.store.statements.given import bounded, given
 
 # Whether a lock allows a write: its run is open, not ending, and before its deadline.
 _IS_OWNER = "outcome IS NULL AND ending IS NULL AND (deadline_at IS NULL OR deadline_at > :now)"
 _HOLDS = f"task_id = :task_id AND lock = :lock AND {_IS_OWNER}"
 
 # No beat moves a local claim's deadline.
-_EXPIRY = """CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
-        ELSE :now + lease_ttl_ms END"""
+_RENEWED = f":now + {bounded('lease_ttl_ms')}"
+_EXPIRY = f"CASE WHEN deadline_at < {_RENEWED} THEN deadline_at ELSE {_RENEWED} END"
 
 # Lease and liveness change together. Only a changed report is progress: a worker that repeats
 # itself may be stuck. A local claim has no node: its `takeover_at` is the expiry.
@@ -60,7 +60,7 @@ SELECT uid FROM runs WHERE declared IS NOT NULL AND outcome IS NULL AND node = :
 """
 
 RENEW_SHORT = f"""
-UPDATE runs SET lease_expires_at = :now + lease_ttl_ms
+UPDATE runs SET lease_expires_at = {_RENEWED}
 WHERE uid IN (SELECT uid FROM runs
     WHERE outcome IS NULL AND node = :node AND lease_ttl_ms < 2 * CAST(:gap_ms AS BIGINT)
     ORDER BY task_id FOR UPDATE)
