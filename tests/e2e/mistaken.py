@@ -220,7 +220,8 @@ def _network(place: Place) -> Iterator[None]:
 # The database -----------------------------------------------------------------------------
 
 
-_SCHEMA = "UPDATE meta SET value = '{}' WHERE key = 'schema_version'"
+#: Also the oldest version that may use it.
+_SCHEMA = "UPDATE meta SET value = '{}' WHERE key IN ('schema_version', 'usable_since')"
 
 
 def _execute(path: Path, statement: str) -> None:

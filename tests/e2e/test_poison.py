@@ -18,7 +18,9 @@ def expect_connected_once(daemon: Daemon) -> None:
     assert [] == daemon.events("executor.lost")
 
 
-def test_a_row_that_cannot_be_started_fails_and_its_neighbours_run(world: World) -> None:
+def test_a_row_with_a_signal_that_no_kernel_has_is_held_and_its_neighbours_run(
+    world: World,
+) -> None:
     """An older release may have taken it: nothing but its own start is lost."""
     poison = world.submit("true", max_attempts=2)
     with closing(sqlite3.connect(world.state_dir / "tasks.db")) as store, store:
@@ -27,12 +29,11 @@ def test_a_row_that_cannot_be_started_fails_and_its_neighbours_run(world: World)
 
     with world.daemon() as daemon:
         expect_settled(daemon, neighbours, outcome="succeeded")
-        task = world.until(poison, "failed")
+        task = world.until(poison, "held")
         expect_connected_once(daemon)
 
-    assert ["spawn_failed"] * 2 == [run["outcome"] for run in task["runs"]]
-    message = "cannot be started: kill_signal: expected an integer <= 64"
-    assert message == task["runs"][0]["error"]
+    assert [] == task["runs"]
+    assert task["reason"].startswith("damaged by hand: kill_signal: expected an integer <= 64")
 
 
 def test_a_task_too_large_for_one_line_with_its_secrets_fails_with_the_reason(

@@ -91,7 +91,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             "an option misspelt",
             "submit --que ci -- true",
-            "No such option '--que'. (Did you mean one of: '--key', '--queue', '--urgent'?) "
+            "No such option '--que'. (Did you mean one of: '--queue', '--require', '--urgent'?) "
             "(see: dispatcher submit --help)",
         ),
         Mistake(
