@@ -17,6 +17,7 @@ from dispatcher.store import claims, moves
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import operators, readers, supervisor, workers
+from dispatcher.store.statements.given import bounded
 from dispatcher.store.statements.moves import Move
 from dispatcher.words import Renewed
 
@@ -110,14 +111,16 @@ def _intent_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "_as_intended", lambda run, judged, account: account)
 
 
-_RENEWS = "ELSE :now + lease_ttl_ms END,\n    takeover_at"
+_TTL = bounded("runs.lease_ttl_ms")
+_RENEWED = f":now + {bounded('lease_ttl_ms')}"
+_RENEWS = f"ELSE {_RENEWED} END,\n    takeover_at"
 _FIRST_LOCK = """COALESCE((SELECT runs.lock FROM runs WHERE runs.task_id = given.task_id
     ORDER BY runs.fence LIMIT 1), given.lock)"""
 
 PLANTS = [
     Plant(
         "a heartbeat that stamps liveness only",  # the origin of this project: keep it the first
-        statement("HEARTBEAT", _RENEWS, _RENEWS.replace(":now + lease_ttl_ms", "lease_expires_at")),
+        statement("HEARTBEAT", _RENEWS, _RENEWS.replace(_RENEWED, "lease_expires_at")),
     ),
     Plant(
         "a heartbeat that extends the lease and stamps nothing",
@@ -131,8 +134,8 @@ PLANTS = [
         "a heartbeat that takes the later expiry",
         statement(
             "HEARTBEAT",
-            "ELSE :now + lease_ttl_ms",
-            "ELSE MAX(lease_expires_at, :now + lease_ttl_ms)",
+            f"ELSE {_RENEWED}",
+            f"ELSE MAX(lease_expires_at, {_RENEWED})",
         ),
     ),
     Plant(
@@ -161,7 +164,7 @@ PLANTS = [
     Plant("a claim that keeps the fence", statement("CLAIM", "= given.fence", "= tasks.fence")),
     Plant(
         "a start that does not begin the lease anew",
-        statement("RECORD_STARTED", "= :now + runs.lease_ttl_ms", "= runs.lease_expires_at"),
+        statement("RECORD_STARTED", f"= :now + {_TTL}", "= runs.lease_expires_at"),
     ),
     Plant("a second ending that wins", statement("BEGIN_ENDING", "AND ending IS NULL", "")),
     Plant(
@@ -179,7 +182,7 @@ PLANTS = [
     ),
     Plant(
         "a lease of a wrong clock that lives for hours",
-        statement("EXPIRED", "lease_expires_at > :now + 2 * runs.lease_ttl_ms", "FALSE"),
+        statement("EXPIRED", f"lease_expires_at > :now + 2 * ({_TTL})", "FALSE"),
     ),
     Plant(
         "a live process that extends a worker's lease",
