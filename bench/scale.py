@@ -20,16 +20,12 @@ from pathlib import Path
 
 import psutil
 import psycopg
+from snapshot import TASK, settled
 
-from dispatcher.execution import Claim, Settlement, StartedRun
-from dispatcher.model import Outcome, TaskState
-from dispatcher.new_task import NewTask
+from dispatcher.execution import Claim, StartedRun
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
-from dispatcher.times import StoreTime
 from dispatcher.words import Beat
-
-TASK = NewTask(command=("/bin/true",), max_attempts=3, lease_ttl_ms=60_000)
 
 COPIES = """
 INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts,
@@ -158,7 +154,7 @@ class Log:
         for at in range(0, self._tasks, self._batch):
             some = self._held[at : at + self._batch]
             with self._store.transaction() as now:
-                self._store.settle([_settled(one, now) for one in some], now=now)
+                self._store.settle([settled(one, now) for one in some], now=now)
 
 
 def log_of(url: str, tasks: int = 1000, batch: int = 50) -> None:
@@ -179,22 +175,6 @@ def _backend(store: Store) -> int:
     with store.snapshot():
         ((pid,),) = store.engine.rows("SELECT pg_backend_pid()")  # type: ignore[attr-defined]
     return int(pid)
-
-
-def _settled(claim: Claim, now: StoreTime) -> Settlement:
-    return Settlement(
-        run_uid=claim.run_uid,
-        task_id=claim.task_id,
-        outcome=Outcome.SUCCEEDED,
-        run_reason="exit code 0",
-        state=TaskState.SUCCEEDED,
-        reason="exit code 0",
-        run_at=None,
-        attempts_used=1,
-        deferrals=0,
-        orphans=0,
-        ended_at=now,
-    )
 
 
 def daemons(url: str, many: int, tasks: int) -> None:

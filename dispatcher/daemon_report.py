@@ -161,7 +161,7 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     metrics_unwritten: str | None = None
     """Why the last file of figures was not written; None: it was, or the file names none."""
     listener_failure: str | None = None
-    """Why there is no listener for other nodes; None: there is one, or the file names none."""
+    """Why the listener for other nodes does not run; None: it runs, or is not configured."""
     bell_failure: str | None = None
     """Why the daemon finds changes by others only by its poll; None: it does not."""
 

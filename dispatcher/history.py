@@ -22,7 +22,8 @@ RETURN: Final = 10_000
 #: Longer ones may hide a node that came and claimed.
 ORDINARY: Final = 120_000
 
-#: Milliseconds for which runs go on unconfirmed, if no node has recorded its own limit.
+#: Milliseconds for which runs go on unconfirmed, if no node has recorded its own limit: the usual
+#: absence limit of a shared store, 5 min, with slack and margin (protocol 1.10).
 USUAL_LIMIT: Final = 317_000
 
 #: Milliseconds after which a failover is over in any case.

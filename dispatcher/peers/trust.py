@@ -37,7 +37,7 @@ def token(path: str) -> str:
 
 
 def is_token(given: str, own: str) -> bool:
-    """Return whether a token is this one, in a time that tells nothing of it."""
+    """Return whether two tokens are equal, in a time that does not depend on their characters."""
     return hmac.compare_digest(given.encode(errors="replace"), own.encode())
 
 

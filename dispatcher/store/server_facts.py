@@ -1,4 +1,4 @@
-"""Reads facts about a server and its database, for whoever looks after them. Changes nothing."""
+"""Reads facts about a server and its database, for `doctor`. Changes nothing."""
 
 from collections.abc import Mapping
 from contextlib import closing

@@ -63,7 +63,7 @@ def test_a_daemon_waits_for_a_server_that_hangs(shared: World, postgres: Postgre
         shared.cli("submit", "--wait", "--", "true")
 
 
-def test_each_task_of_two_daemons_runs_once(
+def test_r90_each_task_of_two_daemons_runs_once(
     shared: World, store: dict[str, str], tmp_path: Path, bytecode: Path
 ) -> None:
     (there := tmp_path / "other").mkdir()

@@ -198,7 +198,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_failures(node: dict[str, Any]) -> None:
-    """Print which processes beside the loop do not do their work."""
+    """Print what fails outside of the daemon's loop: the metrics' file, the listener, the bell."""
     if why := node.get("metrics_unwritten"):
         click.echo(f"metrics   [metrics] textfile is not written: {render.plain(why)}")
     if why := node.get("listener_failure"):

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.postgres import SETTINGS, UNPRIVILEGED, Postgres
+from dispatcher.demo.server import UNPRIVILEGED
+from tests.postgres import SETTINGS, Postgres
 from tests.system.hosts.network import Network
 from tests.system.places import Namespace
 
