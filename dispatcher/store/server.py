@@ -168,7 +168,8 @@ class DatabaseServer:
         settings = {
             "lock_timeout": locked,
             "statement_timeout": locked + round(STATEMENT * 1000),
-            "idle_in_transaction_session_timeout": round(5 * self.answer * 1000),
+            # So long a process that is stopped or cut off keeps others from the rows it locked.
+            "idle_in_transaction_session_timeout": round(self.answer * 1000),
             "client_min_messages": "warning",
             "search_path": f'"{self.schema}"',
         }

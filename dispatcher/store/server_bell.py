@@ -56,7 +56,11 @@ class ServerBell:
         clock: Callable[[], Instant] = instant,
         rng: random.Random | None = None,
     ) -> None:
-        self.statement = f'NOTIFY "{server.schema}"'
+        # All commits that notify take one lock of the whole server, and hold it until their own are
+        # on the disk and on the standby. So the time-out of the statement bounds the wait for it.
+        self.statement = f"""
+SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
+"""
         self._server = server
         self._clock = clock
         self._rng = rng or random.SystemRandom()

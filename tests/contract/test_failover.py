@@ -13,6 +13,7 @@ from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.execution import Claim
 from dispatcher.history import RETURN
 from dispatcher.model import Node
+from dispatcher.store import server as sessions
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.times import StoreTime
@@ -276,6 +277,45 @@ def test_a_commit_whose_wait_for_a_standby_is_ended_is_unknown_although_it_repor
 
         assert "no synchronous standby confirmed it" in unknown_commit(store)
         ended.result()
+
+
+def test_a_commit_that_rings_waits_for_another_that_waits_for_a_standby(
+    deserted: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a server that notify take turns; longer than others' rows are waited for."""
+    monkeypatch.setattr(sessions, "STATEMENT", 60.0)
+    monkeypatch.setattr(sessions, "ANSWER", 60.0)
+    waits_long = (
+        "SELECT pid FROM pg_stat_activity WHERE wait_event = 'object'"
+        " AND clock_timestamp() - query_start > INTERVAL '200 ms'"
+    )
+
+    def end_wait() -> None:
+        assert deserted.sql(waits_long), "the second has not waited for long"
+        ((pid,),) = deserted.sql(WAITS_FOR_STANDBY)
+        deserted.sql(f"SELECT pg_cancel_backend({pid})")
+
+    with (
+        opened(deserted.url(), tmp_path, patience=0.02) as store,
+        ThreadPoolExecutor(2) as others,
+    ):
+        deserted.sql("ALTER ROLE postgres SET synchronous_commit = local")
+        with opened(deserted.url(), tmp_path, patience=0.02) as second:
+            for each in (store, second):  # they know the history
+                each.new()
+            desert(deserted)
+            first = others.submit(unknown_commit, store)
+            eventually(lambda: _expect_rows(deserted, WAITS_FOR_STANDBY))
+            ended = others.submit(eventually, end_wait)
+
+            second.new()
+
+        ended.result()
+        assert "no synchronous standby confirmed it" in first.result()
+
+
+def _expect_rows(server: Postgres, query: str) -> None:
+    assert server.sql(query)
 
 
 def test_a_role_that_waits_for_no_disk_waits_for_it_here(

@@ -373,7 +373,7 @@ def test_a_session_has_all_time_outs(engine: PostgresqlEngine) -> None:
     names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
     found = [read(engine, f"SHOW {name}")[0][0] for name in names]
 
-    assert ["5s", "6s", "35s"] == found
+    assert ["5s", "6s", "7s"] == found
 
 
 # Transactions ---------------------------------------------------------------------------------

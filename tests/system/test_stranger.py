@@ -27,6 +27,7 @@ TRIED: Mapping[str, Sequence[str]] = {
     "wait": ["1"],
     "edit": ["1", "--priority=1"],
     **dict.fromkeys(("pause", "resume"), ("default",)),
+    "node": ["drain", "here"],
     "claim": ["--ttl=1m"],
     "heartbeat": ["--task=1", "--lock=0123456789abcdef"],
     "complete": ["--task=1", "--lock=0123456789abcdef"],
