@@ -117,8 +117,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         ),
         "node.watched": Event(
             "Another daemon wrote this node's row in the shared store, in another boot, pid"
-            " namespace or host. It is watched for `timeout_s`: if it still writes, this daemon"
-            " exits.",
+            " namespace or host (`hostname`). This daemon watches the row for `timeout_s` before it"
+            " does anything: if the row is written, it exits. An outage begins the watch anew.",
             "warning",
             fields={"hostname": str, "timeout_s": float},
         ),

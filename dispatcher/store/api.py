@@ -542,10 +542,11 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         accepted bulk submits count.
         """
 
-    def take_node(self, node: Node, *, was: str) -> bool:
-        """Make the node's row this session's, if its session was `was`, or if there is no row.
+    def take_node(self, node: Node, *, was: Node | None) -> bool:
+        """Make the node's row this session's, unless it was written since it was read as `was`.
 
-        When it was last seen stays. False, and nothing written, if another session was faster.
+        None: there was no row. When it was last seen stays. False, and nothing written, if another
+        daemon wrote it meanwhile.
         """
 
     def record_node(self, node: Node) -> bool:

@@ -162,8 +162,12 @@ class SqlSupervisor(SqlReader, SqlWorker):
         ((unfinished,),) = self.engine.rows(statement, values)
         return bool(unfinished) or bulk_parts.is_coming(self.engine)
 
-    def take_node(self, node: Node, *, was: str) -> bool:
-        return self.engine.change(nodes_sql.TAKE, {**node_parameters(node), "was": was}) > 0
+    def take_node(self, node: Node, *, was: Node | None) -> bool:
+        expected = {
+            "was": None if was is None else was.session,
+            "was_seen_at": None if was is None else was.seen_at,
+        }
+        return self.engine.change(nodes_sql.TAKE, {**node_parameters(node), **expected}) > 0
 
     def record_node(self, node: Node) -> bool:
         return self.engine.change(nodes_sql.RECORD, node_parameters(node)) > 0

@@ -5,14 +5,11 @@ from functools import partial
 from dispatcher import wire
 from dispatcher.supervisor.abandoned import SETTLE_BATCH, settle_abandoned
 from dispatcher.supervisor.lost import LostClaims
+from dispatcher.supervisor.outage import RETURN
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Alarm, Instant
 from dispatcher.wire import RunUid
-
-#: Seconds after an outage of the store in which nodes that it silenced come back: they try again
-#: each second, and connection and answer take 2 s each.
-RETURN = 5.0
 
 
 class Absence:

@@ -8,6 +8,10 @@ from dispatcher.times import Instant
 #: Seconds until the store is tried again: first, and at most; doubling.
 STORE_RETRY = (0.05, 1.0)
 
+#: Seconds after an outage in which nodes that it silenced come back: they try again each second,
+#: and connection and answer take 2 s each.
+RETURN = 5.0
+
 
 class Outage:
     def __init__(

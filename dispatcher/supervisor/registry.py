@@ -10,6 +10,7 @@ from dispatcher.history import History
 from dispatcher.model import Node
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL, own_row
+from dispatcher.supervisor.outage import RETURN
 from dispatcher.supervisor.turn import Memory, Turn
 from dispatcher.times import LONG_AGO, Instant
 
@@ -18,15 +19,18 @@ log = structlog.get_logger()
 #: Seconds between two looks at a row that another daemon may still write.
 LOOK_INTERVAL = 0.5
 
-#: Intervals of a row without a write after which its daemon counts as gone.
-SILENT_INTERVALS = 2
+#: Seconds between two looks after which the row is watched anew: an outage of the store silences
+#: every daemon.
+LONGEST_PAUSE = 5.0
 
 
 class Registry:
     """Takes the row at once from a daemon of this boot and host, or from one that has left it.
 
-    Any other is watched first: a copy of this node's state directory may work on another host. On
-    an embedded store there is nothing to take.
+    Any other is watched first, since a copy of this node's state directory may work on another
+    host. Only time counts in which that daemon could have written: none before the first look,
+    because the store may have just returned from an outage, and none before an outage while the row
+    is watched. On an embedded store there is nothing to take.
     """
 
     def __init__(self, store: SupervisorStore, memory: Memory) -> None:
@@ -35,6 +39,7 @@ class Registry:
         self._watched: Node | None = None
         self._until = LONG_AGO
         """When the watched row may be taken."""
+        self._looked_at = LONG_AGO
         self._taken_in: History | None = None
         """The history in which the row was taken: another one may have forgotten that."""
 
@@ -70,7 +75,7 @@ class Registry:
         if row is not None and not self._may_take(row, turn):
             return
         own = own_row(settings, None, now=turn.now, interval=SHARED_SEEN_INTERVAL[0])
-        if self._store.take_node(own, was="" if row is None else row.session):
+        if self._store.take_node(own, was=row):
             turn.again = True  # now everything else
             turn.after(partial(self._remember_taken, row))
 
@@ -80,23 +85,32 @@ class Registry:
         here = (session.boot_id, session.pid_namespace, settings.hostname)
         if row.session in ("", session.uid) or row.place == here:
             return True
-        if self._watched is None:
-            silent_ms = max(0, turn.now - row.seen_at)
-            left_ms = max(0, SILENT_INTERVALS * row.seen_interval_ms - silent_ms)
-            turn.after(partial(self._watch, row, Instant(turn.at + left_ms / 1000), left_ms))
-            return left_ms == 0
-        if (row.session, row.seen_at) != (self._watched.session, self._watched.seen_at):
+        watched = self._watched
+        if watched is not None and (row.session, row.seen_at) != (watched.session, watched.seen_at):
             raise ConfigError(
                 f"another daemon of node {row.id} works on host {row.hostname}: both have the same"
                 f" identity, as after a copy of a machine or of a state directory; {session.remedy}"
             )
-        return turn.at >= self._until
+        is_new = watched is None or turn.at > self._looked_at + LONGEST_PAUSE
+        turn.after(partial(self._watch, row, turn.at, is_new=is_new))
+        return not is_new and turn.at >= self._until
 
-    def _watch(self, row: Node, until: Instant, left_ms: int) -> None:
-        if left_ms:
-            self._watched, self._until = row, until
-            log.warning("node.watched", hostname=row.hostname, timeout_s=left_ms / 1000)
+    def _watch(self, row: Node, at: Instant, *, is_new: bool) -> None:
+        self._watched, self._looked_at = row, at
+        if is_new:
+            seconds = watch_of(row)
+            self._until = Instant(at + seconds)
+            log.warning("node.watched", hostname=row.hostname, timeout_s=seconds)
 
     def _remember_taken(self, before: Node | None) -> None:
         self._taken_in, self._watched = self._store.history, None
         log.info("node.registered", before=None if before is None else before.hostname)
+
+
+def watch_of(row: Node) -> float:
+    """Return for how many seconds a row is watched: its daemon writes it within them.
+
+    They are the longest interval, as a daemon whose last run has just ended writes the row less
+    often than it says, then an outage that no look has met, and the return from that.
+    """
+    return max(row.seen_interval_ms / 1000, *SHARED_SEEN_INTERVAL) + LONGEST_PAUSE + RETURN

@@ -151,7 +151,7 @@ class Supervisor:
 
     def leave(self) -> None:
         """Give up this node's row, unless runs of it go on: the next daemon takes it at once."""
-        if self.leaves_nothing_behind:
+        if self.leaves_nothing_behind and not self._memory.stranded:
             self._registry.leave()
 
     def is_over(self, *, at: Instant) -> bool:

@@ -347,7 +347,7 @@ CASES = [
         settle(outcome=Outcome.RELEASED, state=TaskState.READY),
     ),
     Case("add_limits", "a queue", False, nothing, lambda s, _: s.add_limits(["q"])),
-    Case("take_node", "a node", False, nothing, lambda s, _: s.take_node(NODE_ROW, was="")),
+    Case("take_node", "a node", False, nothing, lambda s, _: s.take_node(NODE_ROW, was=None)),
     Case("record_node", "a node", False, nothing, lambda s, _: s.record_node(NODE_ROW)),
     Case("leave_node", "a node", False, nothing, lambda s, _: s.leave_node(NODE, "")),
     Case("record_reconciled", "a node", False, nothing, lambda s, _: s.record_reconciled(NODE)),

@@ -41,19 +41,30 @@ def claims(store: OneByOne, queue: str = "default", **wanted: Any) -> list[int]:
 def test_a_daemon_takes_a_row_from_the_session_that_it_expects_alone(store: OneByOne) -> None:
     two, three = replace(ROW, session="two"), replace(ROW, session="three")
 
-    assert store.take_node(ROW, was="")
-    assert not store.take_node(three, was="")
-    assert store.take_node(two, was="one")
-    assert not store.take_node(three, was="one")
+    assert store.take_node(ROW, was=None)
+    assert not store.take_node(three, was=None)
+    assert store.take_node(two, was=ROW)
+    assert not store.take_node(three, was=ROW)
 
     assert "two" == store.node(NODE).session
 
 
+def test_a_row_that_its_daemon_wrote_after_it_was_read_is_not_taken(store: OneByOne) -> None:
+    store.take_node(ROW, was=None)
+    read = store.node(NODE)
+    store.record_node(replace(ROW, seen_at=later(9)))
+
+    assert not store.take_node(replace(ROW, session="two"), was=read)
+
+    assert "one" == store.node(NODE).session
+    assert store.take_node(replace(ROW, session="two"), was=store.node(NODE))
+
+
 def test_who_takes_a_row_leaves_when_it_was_seen_and_says_where_it_is(store: OneByOne) -> None:
-    store.take_node(ROW, was="")
+    store.take_node(ROW, was=None)
     new = replace(ROW, session="two", boot_id="b2", hostname="web-2", seen_at=later(9), slots=8)
 
-    store.take_node(new, was="one")
+    store.take_node(new, was=ROW)
 
     taken = replace(ROW, session="two", boot_id="b2", hostname="web-2")
     assert taken == store.node(NODE)
@@ -62,8 +73,8 @@ def test_who_takes_a_row_leaves_when_it_was_seen_and_says_where_it_is(store: One
 
 
 def test_only_its_session_writes_a_row(store: OneByOne) -> None:
-    store.take_node(ROW, was="")
-    store.take_node(replace(ROW, session="two"), was="one")
+    store.take_node(ROW, was=None)
+    store.take_node(replace(ROW, session="two"), was=ROW)
 
     assert not store.record_node(replace(ROW, seen_at=later(9)))
 
@@ -71,7 +82,7 @@ def test_only_its_session_writes_a_row(store: OneByOne) -> None:
 
 
 def test_a_session_gives_up_its_own_row_alone(store: OneByOne) -> None:
-    store.take_node(ROW, was="")
+    store.take_node(ROW, was=None)
 
     store.leave_node(NODE, "two")
     assert "one" == store.node(NODE).session
@@ -81,8 +92,8 @@ def test_a_session_gives_up_its_own_row_alone(store: OneByOne) -> None:
 
 def test_a_daemon_whose_session_was_replaced_claims_nothing(store: OneByOne) -> None:
     task = store.new()
-    store.take_node(ROW, was="")
-    store.take_node(replace(ROW, session="two"), was="one")
+    store.take_node(ROW, was=None)
+    store.take_node(replace(ROW, session="two"), was=ROW)
 
     assert [] == claims(store, session="one")
     assert [] == store.ready_queues(after="", limit=9, node=NODE, session="one")

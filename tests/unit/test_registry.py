@@ -10,11 +10,13 @@ from structlog.testing import capture_logs
 from dispatcher.errors import CommitUnknown, ConfigError, StoreUnavailable
 from dispatcher.model import Liveness, Node, TaskState
 from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL
-from dispatcher.supervisor.registry import SILENT_INTERVALS
+from dispatcher.supervisor.outage import RETURN
+from dispatcher.supervisor.registry import watch_of
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stop
 from tests.recorded_logs import expect_catalogued
 from tests.simulation import NODE, SETTINGS, World
+from tests.unit.replicated import Cluster, Host, settings
 from tests.unit.test_supervisor import Unwell
 
 OURS = NodeSession(uid="ours", boot_id="boot", pid_namespace="pid:[1]", state_dir="/var/lib/d")
@@ -30,6 +32,8 @@ THEIRS = Node(
     seen_interval_ms=5_000,
     session="theirs",
 )
+
+WATCH = watch_of(THEIRS)
 
 REMEDY = "delete /var/lib/d/node-id and /var/lib/d/executor.journal"
 
@@ -47,9 +51,9 @@ def write(world: World, row: Node, **changes: Any) -> None:
         assert world.store.record_node(replace(row, **{"seen_at": now, **changes}))
 
 
-def row_of(world: World) -> Node:
+def row_of(world: World, node: str = NODE) -> Node:
     with world.store.snapshot():
-        row = world.store.node(NODE)
+        row = world.store.node(node)
     assert row is not None
     return row
 
@@ -102,7 +106,7 @@ def test_a_row_that_is_still_written_ends_the_newcomer_before_it_does_anything(
     world.run_for(3)
     with world.store.transaction() as now:
         row = replace(THEIRS, **{"seen_at": now, **moved})
-        world.store.take_node(row, was="theirs")
+        world.store.take_node(row, was=world.store.node(NODE))
         world.store.record_node(row)
     with pytest.raises(ConfigError, match=REMEDY) as error:
         world.run_for(3)
@@ -114,37 +118,139 @@ def test_a_row_that_is_still_written_ends_the_newcomer_before_it_does_anything(
     assert row.session == row_of(world).session
 
 
-def test_a_row_that_nobody_writes_for_two_intervals_is_taken() -> None:
-    world = shared(THEIRS)
+@pytest.mark.parametrize("silent", [0.0, 10.0, 10**6, -50.0])
+def test_a_row_is_watched_for_as_long_however_long_it_was_silent_before(silent: float) -> None:
+    """It may have been silent because the server was."""
+    world = shared()
+    write(world, THEIRS, seen_at=world.now() - round(silent * 1000))
     task = world.submit()
     world.executor.greet()
+    with capture_logs() as logs:
+        world.run_for(WATCH - 0.01)
+        assert "theirs" == row_of(world).session
+        world.run_for(1)
 
-    world.run_for(SILENT_INTERVALS * 5 - 1)
-    assert "theirs" == row_of(world).session
-    world.run_for(2)
-
+    expect_catalogued(logs)
+    assert [("elsewhere", WATCH)] == [
+        (line["hostname"], line["timeout_s"]) for line in logs if line["event"] == "node.watched"
+    ]
     assert "ours" == row_of(world).session
     assert TaskState.RUNNING is world.state(task)
 
 
-@pytest.mark.parametrize(("silent", "left"), [(4.0, 6.0), (10.0, 0.0), (10**6, 0.0), (-50.0, 10.0)])
-def test_the_time_for_which_a_row_was_silent_before_counts(silent: float, left: float) -> None:
-    world = shared()
-    write(world, THEIRS, seen_at=world.now() - round(silent * 1000))
-    world.executor.greet()
-    world.tick()
+@pytest.mark.parametrize("interval", [*SHARED_SEEN_INTERVAL, 60.0])
+def test_a_row_is_watched_for_longer_than_any_interval_at_which_it_is_written(
+    interval: float,
+) -> None:
+    """Its daemon writes less often than the row says once its last run has ended."""
+    row = replace(THEIRS, seen_interval_ms=round(interval * 1000))
 
-    if left:
-        world.run_for(left - 0.01)
-        assert "theirs" == row_of(world).session
-        world.run_for(1)
-    assert "ours" == row_of(world).session
+    assert max(interval, *SHARED_SEEN_INTERVAL) + RETURN < watch_of(row)
+
+
+# A copy while the store is away ------------------------------------------------------------
+
+
+@pytest.fixture
+def original() -> Host:
+    """A node of which a copy will start elsewhere."""
+    return Cluster().host("here")
+
+
+def copy_of(host: Host) -> Host:
+    """Return a copy of a node's machine, as it starts."""
+    copy = Host(settings=replace(settings("copy"), node_id="here"), server=host.server)
+    copy.elapsed, copy.deadline = host.elapsed, host.at()
+    copy.executor.greet()
+    return copy
+
+
+def pass_by(seconds: float, *hosts: Host) -> None:
+    """Let time pass for hosts, of which at each instant the first is the fastest."""
+    for _ in range(round(seconds * 10)):
+        for host in hosts:
+            host.run_for(0.1)
+
+
+@pytest.mark.parametrize("starts", ["before the server returns", "after it returned"])
+@pytest.mark.parametrize("outage", [1.0, 30.0, 3600.0])
+def test_a_copy_that_starts_as_the_server_returns_does_nothing_and_the_original_goes_on(
+    original: Host, outage: float, starts: str
+) -> None:
+    """The outage is no silence of the original's daemon, whose workers live."""
+    task = original.submit()
+    original.settle_down()
+    original.shared.is_cut = True
+    original.run_for(outage)
+    copy = copy_of(original)
+    if starts == "before the server returns":
+        copy.shared.is_cut = True
+        pass_by(20, copy, original)
+        copy.shared.is_cut = False
+    original.shared.is_cut = False
+
+    with pytest.raises(ConfigError, match="another daemon of node here works on host here"):
+        pass_by(WATCH + 1, copy, original)
+
+    original.run_for(30)
+    assert [] == copy.executor.starts
+    assert [None] == [run.outcome for run in original.runs(task)]
+    assert TaskState.RUNNING is original.state(task)
+
+
+@pytest.mark.parametrize("watched", [0.0, 4.9, 9.9])
+@pytest.mark.parametrize("outage", [1.0, 4.5, 6.0, 60.0])
+def test_an_outage_while_a_copy_watches_is_no_silence_of_the_original(
+    original: Host, watched: float, outage: float
+) -> None:
+    original.run_for(10 - original.elapsed % 10)  # it has just written its row
+    copy = copy_of(original)
+    pass_by(watched, copy, original)
+    original.shared.is_cut = copy.shared.is_cut = True
+    pass_by(outage, copy, original)
+    copy.shared.is_cut = False
+    pass_by(RETURN, copy, original)
+    assert "here" == row_of(original, "here").session
+    original.shared.is_cut = False
+
+    with pytest.raises(ConfigError, match="another daemon of node here works on host here"):
+        pass_by(WATCH + 1, copy, original)
+
+
+def test_a_copy_whose_host_stood_still_during_an_outage_watches_anew(original: Host) -> None:
+    copy = copy_of(original)
+    copy.tick()
+    original.shared.is_cut = True
+    original.run_for(60)
+    copy.elapsed = original.elapsed
+    original.shared.is_cut = False
+
+    with pytest.raises(ConfigError, match="another daemon of node here works on host here"):
+        pass_by(WATCH + 1, copy, original)
+
+
+def test_a_node_whose_host_was_renamed_is_itself_again_after_one_watch(original: Host) -> None:
+    task = original.submit()
+    original.settle_down()
+    session = settings("renamed").session
+    original.fresh_supervisor(session=session, hostname="renamed")
+    original.executor.greet()
+    with capture_logs() as logs:
+        original.run_for(WATCH + 1)
+
+    assert ["here"] == [line["hostname"] for line in logs if line["event"] == "node.watched"]
+    assert "renamed" == row_of(original, "here").hostname
+    assert TaskState.RUNNING is original.state(task)
+    assert 1 == len(original.runs(task))
+
+
+# What else its identity needs --------------------------------------------------------------
 
 
 def test_a_daemon_whose_identity_was_taken_stops_and_claims_nothing_more() -> None:
     world = shared().start()
     with world.store.transaction():
-        assert world.store.take_node(THEIRS, was="ours")
+        assert world.store.take_node(THEIRS, was=world.store.node(NODE))
     task = world.submit()
 
     with pytest.raises(ConfigError, match=f"taken the identity of this node.*{REMEDY}"):
@@ -166,7 +272,7 @@ def test_what_happens_meanwhile_is_kept_and_workers_try_again() -> None:
     world.executor.gone(world.uid(task), at=world.at())
     world.tick()
     assert TaskState.RUNNING is world.state(task)
-    world.run_for(11)
+    world.run_for(WATCH + 1)
 
     assert TaskState.SUCCEEDED is world.state(task)
 
@@ -201,7 +307,16 @@ def ends(world: World, task: int) -> None:
 def goes_on(_: World, __: int) -> None: ...
 
 
-@pytest.mark.parametrize(("last", "session"), [(ends, ""), (goes_on, "ours")])
+def is_stranded(world: World, task: int) -> None:
+    world.executor.alive[world.uid(task)] = "its process 7 lives"
+    world.executor.die()
+    world.executor.greet()
+    world.settle_down()
+
+
+@pytest.mark.parametrize(
+    ("last", "session"), [(ends, ""), (goes_on, "ours"), (is_stranded, "ours")]
+)
 def test_a_daemon_leaves_its_row_once_nothing_of_it_runs(
     last: Callable[[World, int], None], session: str
 ) -> None:

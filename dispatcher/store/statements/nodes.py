@@ -31,11 +31,12 @@ WHERE nodes.session = excluded.session
 
 _TAKEN: Final = ("boot_id", "pid_namespace", "hostname", "session")
 
-# Who takes over a row leaves when it was last seen: leases are judged by that.
+# Who takes over a row leaves when it was last seen: leases are judged by that. A daemon that writes
+# it after it was read keeps it.
 TAKE = f"""
 INSERT INTO nodes ({", ".join(RECORDED)}) VALUES ({_VALUES})
 ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _TAKEN)}
-WHERE nodes.session = :was
+WHERE nodes.session = :was AND nodes.seen_at = :was_seen_at
 """
 
 LEAVE = "UPDATE nodes SET session = '' WHERE id = :node AND session = :session"
