@@ -15,6 +15,9 @@ STEP: Final = 1_000
 #: Seconds; a reading that took longer proves nothing about the host's clock.
 TOGETHER: Final = 0.5
 
+#: Milliseconds a second by which two clocks drift apart, at most.
+DRIFT: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -25,6 +28,24 @@ class Reading:
     """Seconds until the answer."""
     at: Instant
     """When the answer came."""
+
+    @property
+    def least(self) -> float:
+        """The least that the server's clock is ahead of the boot clock, in ms.
+
+        The server read its clock at some time until the answer, however long that took.
+        """
+        return self.time - self.at * 1000
+
+    @property
+    def most(self) -> float:
+        """The most that it is ahead."""
+        return self.least + self.took * 1000
+
+    def replaces(self, known: "Reading") -> bool:
+        """Return whether it shows as much as an earlier one, which grew worse by the drift."""
+        drifted_ms = (self.at - known.at) * DRIFT
+        return self.took <= max(TOGETHER, known.took + drifted_ms / 1000)
 
 
 class ServerClock:
@@ -39,8 +60,9 @@ class ServerClock:
         self._host = host
         self._ahead_ms = 0
         """How far the host's clock is ahead, as far as dates are concerned."""
-        self._offset_ms: float | None = None
-        """The server's clock minus the boot clock, before any step that was not accepted."""
+        self._known: Reading | None = None
+        """The one that shows best by how much the server's clock is ahead of the boot clock, before
+        any step that was not accepted."""
         self._stepped_ms = 0
 
     def begin(self, engine: Engine, *, write: bool) -> StoreTime:  # noqa: ARG002 - as `Clock`
@@ -64,20 +86,16 @@ class ServerClock:
 
     def accept_step(self) -> None:
         """Count from the clock as it is now."""
-        self._offset_ms, self._stepped_ms = None, 0
+        self._known, self._stepped_ms = self._reading(), 0
 
     def _compare(self, read: Reading) -> None:
-        """Compare the server's clock with the boot clock, which was read up to `took` later."""
-        least = read.time - read.at * 1000
-        most = least + read.took * 1000
-        known = self._offset_ms
-        if known is None:
-            self._offset_ms = (least + most) / 2
-        elif least > known + STEP:
-            self._stepped_ms = round(least - known)
-        elif most < known - STEP:
-            self._stepped_ms = round(most - known)
+        """Compare the server's clock with the boot clock: a step is what no reading explains."""
+        known = read if self._known is None else self._known
+        if read.least > known.most + STEP:
+            self._stepped_ms = round(read.least - known.most)
+        elif read.most < known.least - STEP:
+            self._stepped_ms = round(read.most - known.least)
         else:
             self._stepped_ms = 0
-            if read.took <= TOGETHER:  # no clock runs exactly as fast as another
-                self._offset_ms = (least + most) / 2
+            if read.replaces(known):  # no clock runs exactly as fast as another
+                self._known = read

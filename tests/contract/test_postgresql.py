@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -584,9 +585,12 @@ class Clocks:
     def __init__(self) -> None:
         self.elapsed = self.ahead = 0.0
         self.took = 0.0
+        self.late = 0.0
+        """The part of an exchange after which the server read its clock."""
 
     def reading(self) -> Reading:
-        shown = StoreTime(round((self.elapsed + self.ahead) * 1000))
+        read_at = self.elapsed + self.took * self.late
+        shown = StoreTime(round((read_at + self.ahead) * 1000))
         return Reading(shown, took=self.took, at=Instant(self.elapsed + self.took))
 
 
@@ -624,6 +628,50 @@ def test_neither_a_slow_answer_nor_a_clock_that_runs_faster_is_a_step(
     found.append(step_after(clock, engine))
 
     assert {0} == set(found)
+
+
+@pytest.mark.parametrize("late", [0.0, 1.0])
+def test_a_slow_first_answer_is_taken_for_no_more_than_it_shows(
+    engine: PostgresqlEngine, late: float
+) -> None:
+    """The server read its clock at any time until the answer."""
+    clocks = Clocks()
+    clock = ServerClock(clocks.reading)
+    clocks.took, clocks.late = 4.0, late
+    assert 0 == step_after(clock, engine)
+    clocks.elapsed, clocks.took = 10.0, 0.01
+    assert 0 == step_after(clock, engine)
+
+    clocks.elapsed, clocks.ahead = 20.0, 1.5
+    assert 1_480 <= step_after(clock, engine) <= 1_500
+
+
+@pytest.mark.parametrize("took", [0.6, 2.0])
+def test_a_step_is_known_of_a_server_that_always_answers_slowly_and_a_drift_is_none(
+    engine: PostgresqlEngine, took: float
+) -> None:
+    clocks, lots = Clocks(), random.Random(1)
+    clock = ServerClock(clocks.reading)
+    for _ in range(1_000):
+        clocks.elapsed += 60
+        clocks.ahead += 0.003
+        clocks.took, clocks.late = lots.uniform(took, 2 * took), lots.random()
+        assert 0 == step_after(clock, engine)
+
+    clocks.ahead += 4 * took + 1
+    assert 0 < step_after(clock, engine)
+
+
+def test_a_step_right_after_one_that_was_accepted_is_known_too(engine: PostgresqlEngine) -> None:
+    clocks = Clocks()
+    clock = ServerClock(clocks.reading)
+    step_after(clock, engine)
+    clocks.elapsed, clocks.ahead = 5.0, 3_600.0
+    step_after(clock, engine)
+    clock.accept_step()
+
+    clocks.elapsed, clocks.ahead = 10.0, 0.0
+    assert -3_600_000 == step_after(clock, engine)
 
 
 # Forks ----------------------------------------------------------------------------------------
