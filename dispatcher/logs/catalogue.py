@@ -335,7 +335,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "This host can start processes again.", fields={"reason": str}, same_by=("reason",)
         ),
         "store.unavailable": Event(
-            "The store did not answer; nothing was written, and workers go on.",
+            "The store did not answer, or did not take this node's row; nothing was written, and"
+            " workers go on.",
             "warning",
             fields={"error": str},
             same_by=(),

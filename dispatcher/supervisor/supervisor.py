@@ -130,9 +130,9 @@ class Supervisor:
         try:
             perform = self._perform if self._registry.has_row else self._register
             perform(unanswered, at)
-        except (StoreUnavailable, CommitUnknown, FailedOver) as error:
+        except (StoreUnavailable, StoreRefused, CommitUnknown, FailedOver) as error:
             self._workers.request_retry(unanswered, at=at)
-            if not isinstance(error, StoreUnavailable):
+            if isinstance(error, CommitUnknown | FailedOver):
                 self._inbox.clear()
                 self._failover.reconcile(error)
             if self._outage.record_failure(at=at):

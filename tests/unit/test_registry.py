@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher.errors import CommitUnknown, ConfigError, StoreUnavailable
+from dispatcher.errors import CommitUnknown, ConfigError, StoreRefused, StoreUnavailable
 from dispatcher.model import Liveness, Node, TaskState
 from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL
 from dispatcher.supervisor.outage import RETURN
@@ -332,20 +332,47 @@ def test_a_daemon_leaves_its_row_once_nothing_of_it_runs(
     assert session == row_of(world).session
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("no answer"), CommitUnknown("no answer")])
-def test_a_registration_without_an_answer_is_tried_again(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("no answer"), CommitUnknown("no answer"), StoreRefused("CHECK")]
+)
+def test_a_registration_that_the_store_does_not_take_is_tried_again(error: Exception) -> None:
     world = World(settings=replace(SETTINGS, session=OURS))
     store: Any = Unwell(world.store)
     world.store = store
     world.fresh_supervisor()
     store.failures = [(error, isinstance(error, CommitUnknown))]
     world.executor.greet()
-    world.tick()
+    with capture_logs() as logs:
+        world.tick()
+    expect_catalogued(logs)
+    assert [str(error)] == [one["error"] for one in logs if one["event"] == "store.unavailable"]
+    assert world.supervisor.report(at=world.at()).store_silent_for_s is not None
     task = world.submit()
 
     world.run_for(2)
 
     assert TaskState.RUNNING is world.state(task)
+
+
+def test_a_daemon_with_runs_outlives_a_refusal_of_its_row_after_a_failover(
+    original: Host,
+) -> None:
+    task = original.submit()
+    original.settle_down()
+    original.server.fail_over()
+    take, refusals = original.shared.take_node, [StoreRefused("CHECK")] * 3
+
+    def refuse(node: Node, *, was: Node | None) -> bool:
+        if refusals:
+            raise refusals.pop()
+        return take(node, was=was)
+
+    original.shared.take_node = refuse  # type: ignore[method-assign]
+    original.run_for(20)
+
+    assert [] == refusals
+    assert TaskState.RUNNING is original.state(task)
+    assert 1 == len(original.runs(task))
 
 
 def test_the_row_of_a_shared_store_is_written_without_an_executor_too() -> None:
