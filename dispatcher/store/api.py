@@ -37,6 +37,9 @@ from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
+#: What `Transactions.version` returns, to be compared.
+Version = tuple[int, int]
+
 
 class Transactions(Protocol):
     """For all: transactions on one database.
@@ -72,6 +75,14 @@ class Transactions(Protocol):
 
     def snapshot(self) -> AbstractContextManager[StoreTime]:
         """Open a read-only transaction; it neither blocks writers nor waits for them."""
+
+    def version(self) -> Version | None:
+        """Return what is another one once there may be work that was not there before.
+
+        That is after whatever rings, here or in another process (protocol 1.14), and on an embedded
+        store after each commit of another process. What others commit to a shared store shows only
+        once its bell has rung. None: it is not known. In a transaction or outside; never fails.
+        """
 
     def watch_clock(self) -> Setting:
         """Return the last setting of the host's clock; record it if it is new.

@@ -122,6 +122,12 @@ class Engine(Protocol):
         A replica that takes over has another timeline. An embedded database has only (0, 0).
         """
 
+    def version(self) -> int | None:
+        """Return a number that is another one once others have committed; never wait, never fail.
+
+        None: it is not known. A server's is always 0, as its bell rings instead.
+        """
+
     def begin(self, *, write: bool, schema: bool = False) -> None:
         """Begin a transaction; with `schema`, one that changes tables."""
 

@@ -23,6 +23,12 @@ def side_files(file: Path) -> tuple[Path, ...]:
     return tuple(Path(f"{file}{tail}") for tail in ("-wal", "-shm", "-journal"))
 
 
+def watched_files(path: Path) -> tuple[str, ...]:
+    """Return the files that must stay the same while a database is in use."""
+    real = path.resolve()
+    return str(path), f"{real}-wal", f"{real}-shm"
+
+
 def refuse_second_name(path: Path) -> None:
     """Raise `StoreUnusable` if a database file has a second name, without opening it."""
     real = path.resolve()

@@ -92,6 +92,9 @@ class PostgresqlEngine:
     def origin(self) -> tuple[int, int]:
         return self._origin
 
+    def version(self) -> int:
+        return 0
+
     def reading(self) -> Reading:
         """Return that of the server's clock at the beginning of the transaction."""
         return self._reading

@@ -15,7 +15,7 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnusable
 from dispatcher.store import forks, sqlite_errors
 from dispatcher.store.engine import NONE, Dialect, Row, Values
-from dispatcher.store.names import refuse_second_name
+from dispatcher.store.names import refuse_second_name, watched_files
 from dispatcher.store.sqlite_library import check_library
 from dispatcher.store.sqlite_text import bound
 from dispatcher.times import instant, sleep
@@ -70,7 +70,7 @@ class SqliteEngine:
         self._pid = os.getpid()
         check_library()
         self._path = path
-        self._files = () if path is None else _files(path)
+        self._files = () if path is None else watched_files(path)
         self._patience = patience
         self._closed = self._disabled = self._changes_schema = False
         self._inodes: list[tuple[int, int]] = []
@@ -106,6 +106,13 @@ class SqliteEngine:
     def _check_fork(self) -> None:
         if os.getpid() != self._pid:
             self.disable()
+
+    def version(self) -> int | None:
+        self._check_fork()
+        with suppress(dbapi2.Error):
+            if self._connection is not None:
+                return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        return None
 
     def begin(self, *, write: bool, schema: bool = False) -> None:
         self._check_fork()
@@ -289,8 +296,3 @@ class SqliteEngine:
             f"{self._path} or its -wal or -shm file was replaced or removed while in use; "
             "stop all that use it, put the files back or restore a backup, and start again"
         )
-
-
-def _files(path: Path) -> tuple[str, ...]:
-    real = path.resolve()
-    return str(path), f"{real}-wal", f"{real}-shm"

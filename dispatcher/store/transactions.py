@@ -10,6 +10,7 @@ from dispatcher.errors import CommitUnknown
 from dispatcher.execution import NO_ROWS, Rows
 from dispatcher.history import History
 from dispatcher.model import TaskState
+from dispatcher.store.api import Version
 from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.failover import HistoryWatch
@@ -50,6 +51,8 @@ class SqlTransactions:
         self._identity = identity
         self._clock = clock
         self._histories = HistoryWatch(engine)
+        self._news = 0
+        """How many changes that give daemons work were made here, also if they were rolled back."""
         self._announces = False
         """Whether the transaction gives daemons work."""
         self._first_due = math.inf
@@ -85,6 +88,10 @@ class SqlTransactions:
     def history(self) -> History:
         return self._histories.known
 
+    def version(self) -> Version | None:
+        seen = self.engine.version()
+        return None if seen is None else (seen, self._news)
+
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)
 
@@ -111,12 +118,14 @@ class SqlTransactions:
     def _announce(self, changed: bool = True) -> bool:
         """Let the commit wake the daemons, if a statement `changed` anything; return that."""
         self._announces |= changed
+        self._news += changed
         return changed
 
     def _announce_task(self, state: object, run_at: Any) -> None:
         """Announce a task that is ready, or scheduled before all others (None: for now)."""
         if state == TaskState.SCHEDULED and run_at is not None:
             self._first_due = min(self._first_due, run_at)
+            self._news += 1
         elif state in (TaskState.SCHEDULED, TaskState.READY):
             self._announce()
 

@@ -15,9 +15,7 @@ from msgspec.structs import replace
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
-from dispatcher.execution import NO_ROWS, Rows
-from dispatcher.executor_api import Connected, Disconnected, Event, ExecutorApi
-from dispatcher.model import Outcome
+from dispatcher.executor_api import Event, ExecutorApi
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
 from dispatcher.supervisor.admission import Admission
@@ -32,10 +30,11 @@ from dispatcher.supervisor.locking import Locking
 from dispatcher.supervisor.node_row import NodeRow
 from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
-from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
 from dispatcher.supervisor.registry import Registry
+from dispatcher.supervisor.replay import Replay
 from dispatcher.supervisor.report import age, daemon_report
+from dispatcher.supervisor.rest import Rest
 from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stop import Stop
@@ -87,6 +86,8 @@ class Supervisor:
             Chore(store, "bulk submits", Admission(store)),
             Chore(store, "retention", retention),
         )
+        self._replay = Replay(store, self._transactor, self._locking, self._recorder, self._workers)
+        self._rest = Rest(store, executor, memory)
         self._inbox: list[Event] = []
         self._outage = Outage(rng=rng)
 
@@ -94,10 +95,12 @@ class Supervisor:
         """Use other settings from the next tick on; node, output and executor must be the same."""
         self._memory.settings = settings
         self._node_row.expire()
+        self._rest.end()
 
     def wake(self) -> None:
         """Look, in the next tick, also at the time-outs of tasks that others have changed."""
         self._timeouts.tasks.set(LONG_AGO)
+        self._rest.end()
 
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Record a request to stop; see `Stopping.request`."""
@@ -114,7 +117,8 @@ class Supervisor:
     ) -> Instant:
         """Do everything that is due, in one transaction, and return when to be called again.
 
-        Deferrable work follows in transactions of its own.
+        Without a transaction if there is nothing to do: see `Rest`. Deferrable work follows in
+        transactions of its own.
 
         `caught_up` is whether events and requests are complete: if not, no deadline is judged.
         Events that the store did not take are kept for the next tick; workers then have to retry.
@@ -124,9 +128,17 @@ class Supervisor:
         if self._outage.retry_at is not None and at < self._outage.retry_at:
             self._workers.request_retry(requests, at=at)
             return self._outage.retry_at
+        if not self._inbox and not requests and self._rest.lasts(at):
+            return self._rest.until
         self._absence.await_others(self._outage.silent_for(at), at)
         self._transactor.begin_tick(caught_up=caught_up)
-        unanswered = list(requests)
+        self._work(list(requests), at)
+        due = self._next_tick(at)
+        self._rest.begin(due if caught_up else LONG_AGO, self._transactor.version)
+        return due
+
+    def _work(self, unanswered: list[Request], at: Instant) -> None:
+        """Run all operations and the deferrable work, or plan another try."""
         try:
             perform = self._perform if self._registry.has_row else self._register
             perform(unanswered, at)
@@ -142,7 +154,6 @@ class Supervisor:
                 log.info("store.recovered", silent_for_s=silent_for)
             for chore in self._chores:
                 chore.do(at)
-        return self._next_tick(at)
 
     def _register(self, unanswered: list[Request], at: Instant) -> None:
         """Make this node's row ours; what happened meanwhile is kept, and workers try again."""
@@ -218,7 +229,7 @@ class Supervisor:
             self._inbox.clear()
             unanswered.clear()
         except StoreRefused:
-            self._replay(unanswered, at)
+            self._replay.run(unanswered, self._inbox, self._duties(), at)
 
     def _duties(self) -> tuple[Operation, ...]:
         return (
@@ -238,51 +249,6 @@ class Supervisor:
             self._failover.record_reconciled,
             self._idleness.look_for_work,
         )
-
-    def _replay(self, unanswered: list[Request], at: Instant) -> None:
-        """Run each operation in a transaction of its own, to leave out what the store refuses."""
-        while unanswered:
-            request = unanswered[0]
-            try:
-                self._transactor.run([partial(self._workers.record, requests=[request])], at)
-            except StoreRefused as error:
-                log.exception("store.refused", operation="request", error=str(error))
-                self._workers.refuse(request, error)
-            unanswered.pop(0)
-        while self._inbox:
-            event = self._inbox[0]
-            if isinstance(event, Connected):
-                for report in event.runs:
-                    if report.state is wire.RunState.GONE:
-                        self._record_alone(exited(report, at=at), at)
-            self._record_alone(event, at)
-            self._inbox.pop(0)
-        for duty in self._duties():
-            try:
-                self._transactor.run([self._locking.lock, duty], at)
-            except StoreRefused as error:
-                log.exception("store.refused", operation=duty.__name__, error=str(error))
-
-    def _record_alone(self, event: Event, at: Instant) -> None:
-        """Record one event; if the store refuses it, hold its task for an internal error."""
-        locked = partial(self._locking.lock, events=[event])
-        record = partial(self._recorder.record, event=event)
-        try:
-            kept = (self._recorder.record_ends, self._recorder.record_starts)
-            self._transactor.run([locked, record, *kept], at)
-        except StoreRefused as error:
-            log.exception("store.refused", operation=type(event).__name__, error=str(error))
-            self._hold_for_internal_error(event, f"internal error: {error}", at)
-
-    def _hold_for_internal_error(self, event: Event, reason: str, at: Instant) -> None:
-        if isinstance(event, Connected | Disconnected | wire.Stray | wire.Door):
-            return
-        with self._store.transaction() as now:
-            self._store.lock_rows(NO_ROWS, Rows(runs=[event.uid]))
-            self._store.begin_ending(event.uid, Outcome.HELD, reason, now=now)
-        bare = wire.Exited(uid=event.uid, exit=wire.Exit(at=at))
-        if isinstance(event, wire.Exited | wire.StartFailed) and event != bare:
-            self._record_alone(bare, at)
 
     def _next_tick(self, at: Instant) -> Instant:
         if self._outage.retry_at is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from dispatcher.errors import DispatcherError
 from dispatcher.history import History
-from dispatcher.store.api import Transactions
+from dispatcher.store.api import Transactions, Version
 from dispatcher.supervisor.turn import Memory, Turn
 from dispatcher.times import Instant
 
@@ -26,12 +26,14 @@ class Transactor:
         self.again = False
         """Whether more is due at once than the last transaction should hold."""
         self._caught_up = True
+        self.version: Version | None = None
+        """The store's version in the first transaction of the tick."""
         self._history: History | None = None
         """The one with which the memory agrees; None: not known yet."""
 
     def begin_tick(self, *, caught_up: bool) -> None:
         """Prepare for the transactions of a tick; see `Turn.caught_up`."""
-        self.again, self._caught_up = False, caught_up
+        self.again, self._caught_up, self.version = False, caught_up, None
 
     def run(self, operations: Sequence[Operation], at: Instant) -> None:
         """Run operations in one transaction, and after its commit their effects.
@@ -39,6 +41,7 @@ class Transactor:
         Raises `FailedOver`, without running any, if the store's history is another one.
         """
         with self._store.transaction() as now:
+            self.version = self.version or self._store.version()
             history = self._store.history
             if self._history not in (None, history):
                 operations = ()

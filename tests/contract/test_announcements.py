@@ -69,6 +69,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "next_takeover": ((NODE,), {"now": NOW}),
     "has_unfinished": ((), {}),
     "postponed": ((), {"now": NOW}),
+    "version": ((), {}),
     "server_step": ((), {}),
     "accept_server_step": ((), {}),
 }

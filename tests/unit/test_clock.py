@@ -322,6 +322,6 @@ def test_a_step_costs_one_row_however_many_tasks_wait(world: World) -> None:
     before = changes.total_changes
 
     world.step_clock(DAY)
-    world.tick()
+    world.run_for(SETTINGS.poll)
 
     assert 1 == changes.total_changes - before

@@ -134,7 +134,7 @@ def test_a_run_that_was_settled_and_is_open_again_gets_its_outcome_again(
 
     cluster.server.fail_over()
     assert TaskState.RUNNING is here.state(task_id)
-    cluster.run_for(1)
+    cluster.run_for(2)
 
     assert ([Outcome.SUCCEEDED], TaskState.SUCCEEDED) == (
         outcomes(here, task_id),
