@@ -1,12 +1,16 @@
-"""Failovers of a shared store: what a replica that took over may have forgotten. Pure."""
+"""What a shared store may have forgotten: on a replica that took over, or in a copy. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dispatcher.times import StoreTime
 
 #: Bits of a fence that count claims; those above are the timeline of the server.
 FENCE_BITS: Final = 40
+
+#: More failovers of a store than between a copy of it and the copy's restore. JSON numbers (2^53)
+#: have room for 500 restores.
+FAILOVERS: Final = 16
 
 #: Milliseconds at the beginning of 2020: times within the bits below count from then.
 _2020: Final = 1_577_836_800_000
@@ -37,7 +41,7 @@ _BEGINNING: Final = StoreTime(0)
 class History:
     """Which commits a store has: another after each failover, as a replica may lack the last ones.
 
-    Times are the store's.
+    So may a copy that was restored. Times are the store's.
     """
 
     timeline: int = 0
@@ -45,7 +49,7 @@ class History:
     fences_after: int = 0
     """Each fence is greater: no claim that was forgotten has such a fence."""
     failed_over_at: StoreTime | None = None
-    """When the store noticed it; None: there was no failover."""
+    """When the store noticed it, or was restored; None: there was no failover."""
     claims_after: StoreTime = _BEGINNING
     """Nothing is claimed before then, whichever nodes have returned."""
     awaited_since: StoreTime = _BEGINNING
@@ -72,6 +76,18 @@ class History:
             awaited_since=StoreTime(last - PRESENT),
         )
 
+    def after_restore(
+        self, timeline: int, *, seen_at: StoreTime | None, limit_ms: int | None, now: StoreTime
+    ) -> "History":
+        """Return the history that begins now with a copy, on a server with this timeline.
+
+        The store that was copied may have failed over since, which neither copy nor server knows.
+        """
+        newest = max(self.timeline, timeline)
+        least = max(self.fences_after, (newest - 1) << FENCE_BITS)
+        beyond = replace(self, fences_after=least + (FAILOVERS << FENCE_BITS))
+        return beyond.after_failover(timeline, seen_at=seen_at, limit_ms=limit_ms, now=now)
+
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
@@ -84,7 +100,7 @@ class Postponed:
 
     def describe(self, now: StoreTime) -> str:
         """Return it as a clause, with its end."""
-        text = "a replica took over the store's server, and may have forgotten claims: nothing is"
+        text = "the store failed over or was restored, and may have forgotten claims: nothing is"
         seconds = 0.0 if self.until is None else max(0, self.until - now) / 1000
         if not self.nodes:
             return f"{text} claimed for {seconds:.0f} s more, as nodes that it forgot may come back"

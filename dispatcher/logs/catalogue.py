@@ -379,12 +379,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"gap_ms": int},
         ),
         "claims.postponed": Event(
-            "No node claims anything yet after a failover: workers of claims that it forgot may"
-            " still live.",
+            "No node claims anything yet after a failover or a restore: workers of claims that the"
+            " store forgot may still live.",
             "warning",
             fields={"reason": str},
         ),
-        "claims.resumed": Event("Tasks are claimed again after a failover."),
+        "claims.resumed": Event("Tasks are claimed again after a failover or a restore."),
         "clock.stepped": Event(
             "The host's clock was set by `gap_ms` (negative: back). This makes no task due.",
             "warning",

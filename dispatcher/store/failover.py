@@ -1,8 +1,11 @@
-"""Notices that a replica has taken over a shared store's server, and what has to wait for it."""
+"""Notices that a replica has taken over a shared store's server, and what has to wait for it.
+
+A restored copy lacks commits like a replica.
+"""
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 
@@ -17,6 +20,13 @@ _decoded = msgspec.json.Decoder(History).decode
 
 #: No session of a server, as an embedded database.
 _NO_SESSION: Final = (0, 0)
+
+
+class _LastSeen(TypedDict):
+    """When a node was last seen, and for how long the runs of any may go on unconfirmed."""
+
+    seen_at: StoreTime | None
+    limit_ms: int | None
 
 
 class HistoryWatch:
@@ -57,6 +67,13 @@ class HistoryWatch:
             self.known, self._is_over = found, found.failed_over_at is None
             self._limit_passed_at = -math.inf
 
+    def begin_restored(self, now: StoreTime) -> None:
+        """Begin a history with a restored copy, also on a server with the known timeline."""
+        _, timeline = self._engine.origin
+        before = self._lock(timeline)
+        self._record(before.after_restore(timeline, **self._last_seen(), now=now), now)
+        self._engine.change(sql.AWAIT_ALL)
+
     def postponed(self, now: StoreTime) -> Postponed | None:
         """Return what claims wait for; None: nothing."""
         failed_over_at = self.known.failed_over_at
@@ -93,7 +110,7 @@ class HistoryWatch:
 
     def postpone_takeovers(self, now: StoreTime) -> None:
         """Let nobody take over a claim while a run may go on whose confirmation is not known."""
-        ((_, limit_ms),) = self._engine.rows(sql.LAST_SEEN)
+        limit_ms = self._last_seen()["limit_ms"]
         until = now + (USUAL_LIMIT if limit_ms is None else limit_ms)
         self._engine.change(sql.POSTPONE_TAKEOVERS, {"value": str(until)})
 
@@ -103,18 +120,29 @@ class HistoryWatch:
 
     def _begin(self, timeline: int, now: StoreTime) -> History:
         """Begin a history, unless another process was faster; all others wait for this one."""
-        self._engine.change(sql.ADD, {"value": _encoded(History(timeline=timeline))})
-        before = self._read(sql.LOCK)
-        if before is None or before.timeline == timeline:
-            return before or History(timeline=timeline)
-        ((seen_at, limit_ms),) = self._engine.rows(sql.LAST_SEEN)
-        begun = before.after_failover(timeline, seen_at=seen_at, limit_ms=limit_ms, now=now)
-        self._engine.change(sql.WRITE, {"value": _encoded(begun)})
-        self.postpone_takeovers(now)
+        before = self._lock(timeline)
+        if before.timeline == timeline:
+            return before
+        begun = before.after_failover(timeline, **self._last_seen(), now=now)
+        self._record(begun, now)
         # Forgotten tasks were acknowledged: their ids name nothing else.
         if self._engine.dialect.advance_ids:
             self._engine.rows(self._engine.dialect.advance_ids)
         return begun
+
+    def _lock(self, timeline: int) -> History:
+        """Lock the history; without one, that of this timeline begins."""
+        first = History(timeline=timeline)
+        self._engine.change(sql.ADD, {"value": _encoded(first)})
+        return self._read(sql.LOCK) or first
+
+    def _last_seen(self) -> _LastSeen:
+        ((seen_at, limit_ms),) = self._engine.rows(sql.LAST_SEEN)
+        return _LastSeen(seen_at=seen_at, limit_ms=limit_ms)
+
+    def _record(self, begun: History, now: StoreTime) -> None:
+        self._engine.change(sql.WRITE, {"value": _encoded(begun)})
+        self.postpone_takeovers(now)
 
     def _read(self, statement: str) -> History | None:
         for (text,) in self._engine.rows(statement):

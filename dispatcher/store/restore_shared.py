@@ -9,6 +9,7 @@ from typing import Final
 from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrate
 from dispatcher.store.engine import transaction
+from dispatcher.store.failover import HistoryWatch
 from dispatcher.store.migrate import LINEAGE, lineage, record_successor
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.restore import ADVANCE_FENCES, COUNTS, Restored, leap
@@ -32,9 +33,9 @@ def restore_shared(
 ) -> Restored:
     """Let the store in a schema take the place of the one that it was copied from.
 
-    Ids and fences `leap`, and it gets an identity of its own, unless it is `complete`: nothing was
-    written after the copy. Raises `AlreadyHeld` while others use the store, `StoreUnusable` if
-    there is none, or if the schema is another role's.
+    Ids and fences `leap`, it gets an identity of its own, and a history begins with it, unless it
+    is `complete`: nothing was written after the copy. Raises `AlreadyHeld` while others use the
+    store, `StoreUnusable` if there is none, or if the schema is another role's.
     """
     with closing(PostgresqlEngine(server)) as engine:
         with transaction(engine, write=True, schema=True):
@@ -65,6 +66,8 @@ def _advance(engine: PostgresqlEngine, remembered: str | None, by: int) -> None:
     for table in ("tasks", "runs"):
         last = _last_id(engine, table) + by
         engine.rows(_SET_LAST_ID.format(table=table), {"last": last})
+    # Claims that the copy lacks may have workers on hosts that nobody stopped.
+    HistoryWatch(engine).begin_restored(engine.reading().time)
 
 
 def _last_id(engine: PostgresqlEngine, table: str) -> int:

@@ -3,20 +3,40 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dispatcher.errors import AlreadyHeld, StoreUnusable
+from dispatcher.errors import AlreadyHeld, StoreUnavailable, StoreUnusable
+from dispatcher.history import RETURN, History
+from dispatcher.model import Node
 from dispatcher.store.open import open_store, remembered_identity, server_of
 from dispatcher.store.restore import LEAP, Restored
 from dispatcher.store.restore_shared import restore_shared
-from dispatcher.times import WallTime, wall_clock
+from dispatcher.times import StoreTime, WallTime, wall_clock
 from tests.contract.helpers import SHARED, OneByOne
 from tests.postgres import Postgres
 
 pytestmark = [SHARED, pytest.mark.usefixtures("unmade")]
+
+
+#: How long the node's runs go on unconfirmed, and their kill grace.
+LIMIT = 60_000
+GRACE = 10_000
+
+THERE = Node(
+    id="there",
+    boot_id="boot",
+    pid_namespace="pid:[1]",
+    hostname="there",
+    slots=1,
+    seen_at=StoreTime(0),
+    seen_interval_ms=5_000,
+    session="session",
+    unconfirmed_ms=LIMIT,
+)
 
 
 @pytest.fixture
@@ -42,7 +62,8 @@ def copied(url: str, state_dir: Path, postgres: Postgres) -> Iterator[str]:
     """The identity of a store whose copy, with a running task, lies in its place."""
     store = opened(url, state_dir)
     with closing(store.raw):
-        store.claimed()
+        store.claimed(node="there", until=StoreTime(1), kill_grace_ms=GRACE)
+        record_node(store)
         store.new()
         identity = store.raw.identity
         dump(postgres, state_dir)
@@ -51,6 +72,13 @@ def copied(url: str, state_dir: Path, postgres: Postgres) -> Iterator[str]:
     postgres.sql("DROP SCHEMA dispatcher CASCADE")
     put_back(postgres, state_dir)
     return identity
+
+
+def record_node(store: OneByOne) -> None:
+    """Let a node work in this history."""
+    with store.raw.transaction() as now:
+        store.raw.record_node(replace(THERE, seen_at=now))
+        store.raw.record_reconciled("there")
 
 
 def dump(postgres: Postgres, place: Path) -> None:
@@ -97,7 +125,7 @@ def test_a_restored_store_repeats_neither_ids_nor_fences_and_knows_its_predecess
         task_id = store.new(queue="new")
         ((fence,),) = in_one(store, "SELECT max(fence) FROM tasks WHERE id = 1")
         predecessors = in_one(store, "SELECT value FROM meta WHERE key = 'predecessors'")
-        (claim,) = store.take("new")
+        (claim,) = store.take("new", now=StoreTime(wall_clock() + 2 * LIMIT))
 
     assert (2, 1, None) == (done.tasks, done.running, done.kept)
     assert task_id == done.next_id > 5 + LEAP
@@ -112,13 +140,73 @@ def in_one(store: OneByOne, statement: str) -> list[tuple[object, ...]]:
         return store.sql(statement)
 
 
-def test_a_complete_copy_goes_on_with_its_ids_and_its_identity(
+def test_fences_are_beyond_those_of_a_store_that_failed_over_after_the_copy(
+    copied: str, url: str, state_dir: Path
+) -> None:
+    """The copy does not know of it, nor does the server to which the copy was moved."""
+    now, lost = StoreTime(wall_clock()), History(timeline=1)
+    for timeline in range(2, 10):
+        lost = lost.after_failover(timeline, seen_at=now, limit_ms=LIMIT, now=now)
+
+    restored(url, state_dir)
+    store = opened(url, state_dir)
+    with closing(store.raw):
+        store.new(queue="new")
+        (claim,) = store.take("new", now=StoreTime(wall_clock() + 2 * LIMIT))
+
+    assert claim.fence > lost.fences_after + 1_000_000
+
+
+def test_a_restored_store_is_claimed_from_once_each_node_of_the_copy_has_compared_its_runs(
+    copied: str, url: str, state_dir: Path
+) -> None:
+    """Claims that the copy lacks may have workers on any host that was not stopped."""
+    restored(url, state_dir)
+    store = opened(url, state_dir)
+    with closing(store.raw):
+        with store.raw.transaction() as now:
+            postponed = store.raw.postponed(now=now)
+        assert postponed is not None
+        assert ("there",) == postponed.nodes
+        assert postponed.until is not None
+        assert now + RETURN < postponed.until <= now + LIMIT
+        with pytest.raises(StoreUnavailable, match="nothing is claimed until there has compared"):
+            store.claim_local("default", owner="local:1", output_dir="/out", now=now)
+
+        store.record_reconciled("there")
+        assert store.postponed(now=now) == replace(postponed, nodes=(), until=now_plus(store))
+        assert None is store.postponed(now=StoreTime(now + RETURN + 1))
+
+
+def now_plus(store: OneByOne) -> StoreTime:
+    """Return until when nodes may come back of which the copy knows nothing."""
+    return store.raw.history.claims_after
+
+
+def test_nobody_takes_over_what_a_copy_has_running_while_its_worker_may_live(
+    copied: str, url: str, state_dir: Path
+) -> None:
+    """Its deadline is that of the copy, and passed long ago."""
+    restored(url, state_dir)
+    store = opened(url, state_dir)
+    with closing(store.raw), store.raw.transaction() as now:
+
+        def stranded(milliseconds: int) -> int:
+            return len(store.raw.stranded("here", now=StoreTime(now + milliseconds)))
+
+        assert [0, 0, 1] == [stranded(n) for n in (0, LIMIT, LIMIT + GRACE + 1)]
+
+
+def test_a_complete_copy_goes_on_with_its_ids_and_its_identity_and_nothing_waits(
     copied: str, url: str, state_dir: Path
 ) -> None:
     done = restored(url, state_dir, complete=True)
     store = opened(url, state_dir)
     with closing(store.raw):
         assert done.next_id == store.new() == 3
+        with store.raw.transaction() as now:
+            assert None is store.raw.postponed(now=now)
+            assert 1 == len(store.raw.stranded("here", now=now))
 
     assert copied == done.identity == store.raw.identity
 

@@ -267,7 +267,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     Obstacle.FAILED_OVER: (
         failed_over,
         (
-            "a replica took over the store's server, and may have forgotten claims: nothing is"
+            "the store failed over or was restored, and may have forgotten claims: nothing is"
             " claimed for 10 s more, as nodes that it forgot may come back"
         ),
     ),

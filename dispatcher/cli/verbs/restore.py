@@ -41,7 +41,8 @@ def command(*, file: Path | None, complete: bool, as_json: bool) -> None:
     open, once none of their processes lives on this host; a local claim keeps its lock.
 
     A store on a server is restored by the server's tools, such as pg_restore. Afterwards, without
-    FILE, this makes it another store in the same way; until then every verb refuses it.
+    FILE, this makes it another store in the same way; until then every verb refuses it. Nothing is
+    claimed at first, as workers of claims that the copy lacks may live: see status.
     """
     config = config_as_owner(whole=False)
     is_on_server = is_shared(config.store_url)

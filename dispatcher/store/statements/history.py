@@ -20,6 +20,9 @@ RECONCILED = """
 UPDATE nodes SET timeline = :timeline WHERE id = :node AND timeline <> :timeline
 """
 
+# The rows of a restored copy: none of their daemons has compared its runs with it.
+AWAIT_ALL = "UPDATE nodes SET timeline = 0 WHERE timeline <> 0"
+
 POSTPONE_TAKEOVERS = """
 INSERT INTO meta (key, value) VALUES ('takeovers_after', :value)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value
