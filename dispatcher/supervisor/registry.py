@@ -37,6 +37,8 @@ class Registry:
         self._store = store
         self._memory = memory
         self._watched: Node | None = None
+        self._watched_in: History | None = None
+        """The history in which the row was read: another one may have an older row."""
         self._until = LONG_AGO
         """When the watched row may be taken."""
         self._looked_at = LONG_AGO
@@ -85,7 +87,7 @@ class Registry:
         here = (session.boot_id, session.pid_namespace, settings.hostname)
         if row.session in ("", session.uid) or row.place == here:
             return True
-        watched = self._watched
+        watched = self._watched if self._watched_in == self._store.history else None
         if watched is not None and (row.session, row.seen_at) != (watched.session, watched.seen_at):
             raise ConfigError(
                 f"another daemon of node {row.id} works on host {row.hostname}: both have the same"
@@ -96,7 +98,7 @@ class Registry:
         return not is_new and turn.at >= self._until
 
     def _watch(self, row: Node, at: Instant, *, is_new: bool) -> None:
-        self._watched, self._looked_at = row, at
+        self._watched, self._watched_in, self._looked_at = row, self._store.history, at
         if is_new:
             seconds = watch_of(row)
             self._until = Instant(at + seconds)

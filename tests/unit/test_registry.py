@@ -229,6 +229,21 @@ def test_a_copy_whose_host_stood_still_during_an_outage_watches_anew(original: H
         pass_by(WATCH + 1, copy, original)
 
 
+def test_a_failover_while_a_row_is_watched_is_no_write_of_it(original: Host) -> None:
+    """The replica has an older row, and nobody wrote that; the original's host is gone."""
+    original.run_for(30)
+    original.server.part()
+    original.run_for(30)
+    moved = copy_of(original)
+    moved.run_for(5)
+    original.server.fail_over()
+
+    moved.run_for(WATCH - 1)
+    assert "here" == row_of(moved, "here").session
+    moved.run_for(2)
+    assert "copy" == row_of(moved, "here").session
+
+
 def test_a_node_whose_host_was_renamed_is_itself_again_after_one_watch(original: Host) -> None:
     task = original.submit()
     original.settle_down()
