@@ -106,6 +106,7 @@ class ControlBell:
     """The bell of an embedded store: a message to the control socket of its one daemon."""
 
     statement = ""
+    heard = None
     failure = None
 
     def __init__(self, config: Config) -> None:

@@ -44,6 +44,9 @@ SETTINGS = SupervisorSettings(
 #: Of the tasks that are submitted.
 RETRY = RetryPolicy(backoff_max_ms=60_000, cooldown_ms=30_000)
 
+#: Seconds by which a sum of seconds may differ from the deadline that it means.
+EXACT = 1e-9
+
 
 class FakeBell:
     """A bell that counts, and calls what a test gives it."""
@@ -51,6 +54,7 @@ class FakeBell:
     def __init__(self, statement: str = "") -> None:
         self.statement = statement
         self.rings = 0
+        self.heard: int | None = None
         self.on_ring: Callable[[], object] = int
 
     def ring(self) -> None:
@@ -287,10 +291,10 @@ class World:
     def run_for(self, seconds: float) -> None:
         """Let time pass, from deadline to deadline."""
         end = self.elapsed + seconds
-        while (step := self.deadline - 10_000) <= end:
+        while (step := self.deadline - 10_000) <= end + EXACT:
             self.elapsed = max(self.elapsed, step)
             self.settle_down()
-        self.elapsed = end
+        self.elapsed = max(self.elapsed, end)
         self.settle_down()
 
     def cancel(self, task_id: int) -> None:

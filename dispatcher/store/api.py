@@ -38,7 +38,7 @@ from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 #: What `Transactions.version` returns, to be compared.
-Version = tuple[int, int]
+Version = tuple[int, int, int | None]
 
 
 class Transactions(Protocol):
@@ -81,7 +81,8 @@ class Transactions(Protocol):
 
         That is after whatever rings, here or in another process (protocol 1.14), and on an embedded
         store after each commit of another process. What others commit to a shared store shows only
-        once its bell has rung. None: it is not known. In a transaction or outside; never fails.
+        once its bell has rung. None: it is not known, or the host's clock was set. In a transaction
+        or outside; never fails.
         """
 
     def watch_clock(self) -> Setting:
@@ -543,6 +544,12 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         """Return the next `takeover_at` of claims of other nodes."""
+
+    def next_work(self, node: str, session: str = "", *, now: StoreTime) -> StoreTime | None:
+        """Return when a node without runs has something to do; None: not by itself.
+
+        `now` or before: there is something by now that a tick would find, locked or not.
+        """
 
     def has_unfinished(
         self, *, but: Iterable[str] = (), labels: Mapping[str, str] | None = None

@@ -7,7 +7,7 @@ class Bell(Protocol):
     """Rung once for each transaction that gives daemons work; by whom, and where, it differs.
 
     Rings between two reads are one. A ring that is lost costs only time, as every daemon also looks
-    by itself each `[daemon] poll`.
+    by itself (protocol 1.14).
     """
 
     @property
@@ -30,6 +30,10 @@ class Bell(Protocol):
         """
 
     @property
+    def heard(self) -> int | None:
+        """How many rings and connections were read; None: nothing can arrive now."""
+
+    @property
     def failure(self) -> str | None:
         """Why this daemon receives no rings of others, as found last; None: it does."""
 
@@ -44,6 +48,7 @@ class NoBell:
     """
 
     statement = ""
+    heard = None
     failure = None
 
     def ring(self) -> None: ...

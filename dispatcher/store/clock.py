@@ -87,6 +87,9 @@ class Clock:
                 self._record(engine, replace(found, since=self._began))
         return self._setting
 
+    def was_set(self) -> bool:
+        return self._current().step_ms != 0
+
     def calendar(self, engine: Engine) -> Calendar:
         """Return the host's clock, now and earlier, relative to store time."""
         found = self._current()

@@ -76,9 +76,16 @@ SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
         self._due = clock()
         """When to connect, to check, or to give up the wait for an answer."""
         self._failure: str | None = None
+        self._heard = 0
+        self._listens = False
+        """Whether this connection brings rings, as found last."""
 
     def ring(self) -> None:
         """Do nothing: the commit has rung."""
+
+    @property
+    def heard(self) -> int | None:
+        return self._heard if self._listens else None
 
     @property
     def failure(self) -> str | None:
@@ -101,10 +108,11 @@ SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
             elif self._steps is not None and at >= self._due:
                 raise psycopg.OperationalError("the server did not answer in time")
             elif self._steps is None:
-                self._take_rings()
+                self._connection.consume_input()
                 if at >= self._due:
                     self._begin(self._check(), at)
             self._go_on()
+            self._take_rings()
         except psycopg.Error as error:
             self._lose(str(error), at)
 
@@ -157,6 +165,8 @@ SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
             raise psycopg.OperationalError("the server is a standby")
         is_ours = int(pid) == self._pid and listens == b"t"
         self._failure = None if is_ours else _POOLED
+        self._heard += is_ours and not self._listens
+        self._listens = is_ours
 
     def _ask(self, statement: str) -> Generator[int, None, list[tuple[bytes, ...]]]:
         """Return the rows of the last statement."""
@@ -183,10 +193,8 @@ SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
 
     def _take_rings(self) -> None:
         connection = self._connection
-        assert connection is not None
-        connection.consume_input()
-        while connection.notifies() is not None:
-            pass
+        while connection is not None and connection.notifies() is not None:
+            self._heard += 1
 
     def _watch(self, descriptor: int, events: int) -> None:
         if self._ready is None:
@@ -214,7 +222,7 @@ SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
 
     def _drop(self) -> None:
         self._unwatch()
-        self._steps = None
+        self._steps, self._listens = None, False
         if self._connection is not None:
             self._connection.finish()
             self._connection = None

@@ -63,11 +63,14 @@ class ServerClock:
         self._known: Reading | None = None
         """The one that shows best by how much the server's clock is ahead of the boot clock, before
         any step that was not accepted."""
+        self._host_ms: float | None = None
+        """The host's clock minus the boot clock, as last seen."""
         self._stepped_ms = 0
 
     def begin(self, engine: Engine, *, write: bool) -> StoreTime:  # noqa: ARG002 - as `Clock`
         read = self._reading()
         self._compare(read)
+        self._host_ms = self._ahead_of_boot()
         ahead_ms = self._host.wall() - read.time
         if abs(ahead_ms - self._ahead_ms) > STEP and read.took <= TOGETHER:
             self._ahead_ms = ahead_ms
@@ -76,6 +79,15 @@ class ServerClock:
     def watch(self, engine: Engine) -> Setting:  # noqa: ARG002 - as `Clock`
         """Return how far the host's clock is ahead; nothing is recorded."""
         return Setting(self._reading().time, self._ahead_ms, 0)
+
+    def was_set(self) -> bool:
+        known, found = self._host_ms, self._ahead_of_boot()
+        return known is not None and found is not None and abs(found - known) > STEP
+
+    def _ahead_of_boot(self) -> float | None:
+        """Return the host's clock minus the boot clock; None: they could not be read together."""
+        read = self._host.both()
+        return None if read is None else read[0] - read[1] * 1000
 
     def calendar(self, engine: Engine) -> Calendar:  # noqa: ARG002 - as `Clock`
         return Calendar(self._reading().time, self._ahead_ms)

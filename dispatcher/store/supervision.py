@@ -16,6 +16,8 @@ from dispatcher.store.statements import history as history_sql
 from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import rows_of
+from dispatcher.store.statements.work import NEXT_WORK
+from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from dispatcher.store.workers import SqlWorker
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -149,6 +151,13 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         return self._first_time(sql.NEXT_TAKEOVER, {"node": node, "now": now})
+
+    def next_work(self, node: str, session: str = "", *, now: StoreTime) -> StoreTime | None:
+        values = {"node": node, "session": session, "alone": not self.engine.dialect.shared}
+        values |= {"now": now, "silent": now - CONTINUE_AFTER, "gone": now - GONE_AFTER}
+        ((waits, *found),) = self.engine.rows(NEXT_WORK, {**values, "after": "", "limit": 1})
+        times = (time for time in map(time_from, found) if time is not None)
+        return now if waits else min(times, default=None)
 
     def has_unfinished(
         self, *, but: Iterable[str] = (), labels: Mapping[str, str] | None = None

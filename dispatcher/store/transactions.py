@@ -33,6 +33,9 @@ class StoreClock(Protocol):
     def calendar(self, engine: Engine) -> Calendar:
         """Return the host's clock, now and earlier, relative to store time."""
 
+    def was_set(self) -> bool:
+        """Return whether the host's clock was set since it was last watched."""
+
     def step(self) -> int:
         """Return by how many ms a server's clock was set since `accept_step`; 0: by none."""
 
@@ -90,7 +93,9 @@ class SqlTransactions:
 
     def version(self) -> Version | None:
         seen = self.engine.version()
-        return None if seen is None else (seen, self._news)
+        return (
+            None if seen is None or self._clock.was_set() else (seen, self._news, self.bell.heard)
+        )
 
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)

@@ -90,6 +90,8 @@ class Supervisor:
         self._rest = Rest(store, executor, memory)
         self._inbox: list[Event] = []
         self._outage = Outage(rng=rng)
+        self._rested_at = LONG_AGO
+        """When the last tick was left out."""
 
     def reconfigure(self, settings: SupervisorSettings) -> None:
         """Use other settings from the next tick on; node, output and executor must be the same."""
@@ -100,7 +102,6 @@ class Supervisor:
     def wake(self) -> None:
         """Look, in the next tick, also at the time-outs of tasks that others have changed."""
         self._timeouts.tasks.set(LONG_AGO)
-        self._rest.end()
 
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Record a request to stop; see `Stopping.request`."""
@@ -128,20 +129,27 @@ class Supervisor:
         if self._outage.retry_at is not None and at < self._outage.retry_at:
             self._workers.request_retry(requests, at=at)
             return self._outage.retry_at
-        if not self._inbox and not requests and self._rest.lasts(at):
-            return self._rest.until
+        rests = not self._inbox and not requests and caught_up and self._rest.goes_on
+        if rests and at < self._rest.until:
+            self._rested_at = at
+            return self._rest.wake_at(at)
         self._absence.await_others(self._outage.silent_for(at), at)
         self._transactor.begin_tick(caught_up=caught_up)
-        self._work(list(requests), at)
-        due = self._next_tick(at)
-        self._rest.begin(due if caught_up else LONG_AGO, self._transactor.version)
-        return due
+        if not rests:
+            self._rest.end()
+        self._work(list(requests), at, rests=rests)
+        due = self._next_tick(at, rests=rests)
+        is_done = caught_up and not self._transactor.again and self._outage.retry_at is None
+        self._rest.begin(due, self._transactor.version if is_done else None)
+        return self._rest.wake_at(at) if rests else due
 
-    def _work(self, unanswered: list[Request], at: Instant) -> None:
-        """Run all operations and the deferrable work, or plan another try."""
+    def _work(self, unanswered: list[Request], at: Instant, *, rests: bool) -> None:
+        """Do what is due, and the deferrable work, or plan another try."""
         try:
-            perform = self._perform if self._registry.has_row else self._register
-            perform(unanswered, at)
+            if not self._registry.has_row:
+                self._register(unanswered, at)
+            else:
+                self._perform(unanswered, self._resting() if rests else self._duties(), at)
         except (StoreUnavailable, StoreRefused, CommitUnknown, FailedOver) as error:
             self._workers.request_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown | FailedOver):
@@ -153,7 +161,8 @@ class Supervisor:
             if (silent_for := self._outage.record_success(at=at)) is not None:
                 log.info("store.recovered", silent_for_s=silent_for)
             for chore in self._chores:
-                chore.do(at)
+                if not rests or chore.due <= at:
+                    chore.do(at)
 
     def _register(self, unanswered: list[Request], at: Instant) -> None:
         """Make this node's row ours; what happened meanwhile is kept, and workers try again."""
@@ -215,21 +224,35 @@ class Supervisor:
             store_silent_for_s=self._outage.silent_for(at),
             unregistered=self._registry.report(),
             postponed={one.name: one.error for one in self._chores if one.error is not None},
-            tick_age_s=age(self._transactor.committed_at, at),
+            tick_age_s=self._tick_age(at),
         )
 
-    def _perform(self, unanswered: list[Request], at: Instant) -> None:
+    def _tick_age(self, at: Instant) -> float | None:
+        """Return the seconds since a tick committed, or had nothing to do."""
+        committed_at = self._transactor.committed_at
+        return None if committed_at is None else age(max(committed_at, self._rested_at), at)
+
+    def _perform(self, unanswered: list[Request], duties: Sequence[Operation], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""
         locked = partial(self._locking.lock, requests=unanswered, events=self._inbox)
         requested = partial(self._workers.record, requests=unanswered)
         reported = [partial(self._recorder.record, event=event) for event in self._inbox]
         kept = (self._recorder.record_ends, self._recorder.record_starts)
         try:
-            self._transactor.run([locked, requested, *reported, *kept, *self._duties()], at)
+            self._transactor.run([locked, requested, *reported, *kept, *duties], at)
             self._inbox.clear()
             unanswered.clear()
         except StoreRefused:
-            self._replay.run(unanswered, self._inbox, self._duties(), at)
+            self._replay.run(unanswered, self._inbox, duties, at)
+
+    def _resting(self) -> tuple[Operation, ...]:
+        """Return the duties of a tick that only asks whether there is work."""
+        return (
+            self._failover.spare_leases,
+            self._clock.watch,
+            self._rest.ask,
+            self._node_row.write_node_row,
+        )
 
     def _duties(self) -> tuple[Operation, ...]:
         return (
@@ -250,17 +273,18 @@ class Supervisor:
             self._idleness.look_for_work,
         )
 
-    def _next_tick(self, at: Instant) -> Instant:
+    def _next_tick(self, at: Instant, *, rests: bool) -> Instant:
         if self._outage.retry_at is not None:
             return self._outage.retry_at
         if not self._registry.has_row:
             return self._registry.due(at)
         if self._transactor.again:
             return at
-        latest = at + min(self._memory.settings.poll, self.shortest_lease / 4)
+        longest = min(self._memory.settings.poll, self.shortest_lease / 4)
+        latest = at + (self._rest.longest if rests else longest)
         pause, stop_by = self._memory.pause, self._memory.stopping.deadline
         instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
         instants += [self._claimer.scheduled.at, self._reaper.expiry.at, self._absence.due]
         instants += [self._timeouts.runs.at, self._timeouts.tasks.at, self._node_row.due]
-        instants += [chore.due for chore in self._chores]
+        instants += [self._rest.work_at, *(chore.due for chore in self._chores)]
         return min(instant for instant in instants if instant > at)

@@ -579,6 +579,22 @@ def test_a_host_whose_clock_is_wrong_keeps_the_servers_time_and_sees_its_own_dat
     assert abs(calendar.date(times[0]) - times[0] - ahead) < 1_000
 
 
+def test_a_step_of_the_hosts_clock_is_known_before_the_next_transaction(
+    engine: PostgresqlEngine,
+) -> None:
+    ahead, wall = [0], wall_clock()
+    host = HostClock(lambda: WallTime(wall + ahead[0]), lambda: Instant(0.0), lambda: "boot")
+    clock = ServerClock(engine.reading, host)
+    assert not clock.was_set(), "nothing is known yet"
+    clock.begin(engine, write=True)
+    assert not clock.was_set()
+
+    ahead[0] = -HOUR
+    assert clock.was_set()
+    clock.begin(engine, write=True)
+    assert not clock.was_set()
+
+
 class Clocks:
     """A server's clock, which may be set, and the boot clock of a host; both begin at noon."""
 

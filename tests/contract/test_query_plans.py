@@ -18,6 +18,7 @@ from dispatcher.store.statements import (
     readers,
     submitters,
     supervisor,
+    work,
     workers,
 )
 from tests.contract.helpers import EMBEDDED, NODE, NOW, OneByOne, later
@@ -61,6 +62,11 @@ PLANS = [
     (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["runs_takeover", "PRIMARY KEY"]),
     (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["runs_", "PRIMARY KEY"]),
     (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["runs_takeover"]),
+    (
+        work.NEXT_WORK,
+        {"after": "", "limit": 1, **CLAIMER, "alone": True, "now": 1, "silent": 1, "gone": 1},
+        ["tasks_ready", "runs_takeover", "runs_", "tasks_due", "tasks_failing"],
+    ),
     (supervisor.CONFIRM, {"node": "n", "until": 1}, ["runs_here"]),
     (supervisor.CONFIRMED, {"node": "n"}, ["runs_here"]),
     (workers.HEARTBEAT, {"given": ONE, "now": 1}, ["runs_open"]),

@@ -113,6 +113,33 @@ def test_a_commit_that_gives_work_wakes_the_daemons_of_this_store_and_a_rollback
         assert not is_readable(other)
 
 
+def test_each_ring_and_each_new_connection_is_another_number_and_none_without_a_connection(
+    server: Postgres, time: Time
+) -> None:
+    with closing(bell_at(server.url(), time)) as bell:
+        assert bell.heard is None
+        bell.fileno()
+        assert bell.heard is None, "not before it listens"
+        settle(bell)
+        known = [bell.heard]
+        server.sql('NOTIFY "dispatcher"')
+        assert rings_of(bell)
+        known.append(bell.heard)
+        time.pass_by(CHECK_EVERY)
+        settle(bell)
+        assert known[-1] == bell.heard, "a check is no news"
+
+        server.sql(f"SELECT pg_terminate_backend({bell._pid})")
+        eventually(lambda: _failed(bell))
+        assert bell.heard is None
+        time.pass_by(RETRY[1])
+        settle(bell)
+        known.append(bell.heard)
+
+    assert None not in known
+    assert 3 == len(set(known))
+
+
 def test_only_who_asks_for_the_descriptor_listens(server: Postgres, time: Time) -> None:
     with closing(bell_at(server.url(), time)) as bell:
         bell.read()
@@ -285,6 +312,7 @@ def test_a_pooler_in_transaction_mode_is_found_and_polled(server: Postgres, time
         settle(bell)
 
         assert "pooler" in (bell.failure or "")
+        assert bell.heard is None
 
 
 def test_a_session_that_no_longer_listens_is_found_at_the_next_check(

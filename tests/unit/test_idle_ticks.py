@@ -1,4 +1,8 @@
-"""A tick opens no transaction when nothing has arrived, nothing is due and nothing was written."""
+"""A daemon without runs asks the store little, and misses nothing.
+
+A tick opens no transaction when nothing has arrived, nothing is due and nothing was written. When
+it is time to look, it asks one question; a whole tick follows if there is work.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,15 +10,30 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
-from dispatcher.model import TaskState
+from dispatcher.model import Liveness, TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.sql import SqlStore
+from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stop
 from dispatcher.times import StoreTime
-from tests.simulation import SETTINGS, World
+from tests.simulation import SETTINGS, FakeBell, World
 
 PONG = 0.1
+
+#: Of a node on a shared store.
+SHARED = replace(
+    SETTINGS,
+    session=NodeSession(uid="u", boot_id="boot", pid_namespace="pid:[1]", state_dir="/state"),
+)
+
+
+def ringing(heard: int | None = 0) -> FakeBell:
+    """Return a bell that brings rings, or none."""
+    bell = FakeBell()
+    bell.heard = heard
+    return bell
 
 
 class Counted(World):
@@ -34,6 +53,14 @@ class Counted(World):
                 yield now
 
         cast("Any", store).transaction = counted
+
+    @contextmanager
+    def unannounced(self) -> Iterator[None]:
+        """Change the store as another daemon whose ring is lost."""
+        store = cast("SqlStore", self.store)
+        news = store._news
+        yield
+        store._news = news
 
     def transactions(self, *, of: float = PONG) -> int:
         """Return how many transactions a tick so many seconds later opens."""
@@ -75,12 +102,12 @@ def test_what_others_wrote_to_an_embedded_store_is_found_without_a_ring(world: C
     assert TaskState.RUNNING is world.state(task_id)
 
 
-@pytest.mark.parametrize("what", ["wake", "reload", "stop", "executor"])
+@pytest.mark.parametrize("what", ["ring", "reload", "stop", "executor"])
 def test_what_arrives_apart_from_the_store_ends_the_rest(world: Counted, what: str) -> None:
     assert not world.transactions()
     match what:
-        case "wake":
-            world.supervisor.wake()
+        case "ring":
+            world.bell.heard = 1
         case "reload":
             world.supervisor.reconfigure(replace(SETTINGS, slots=1))
         case "stop":
@@ -117,3 +144,127 @@ def test_a_store_of_which_nothing_is_known_is_looked_at(world: Counted) -> None:
 
     cast("Any", world.store).version = unknown
     assert 1 == world.transactions()
+
+
+# The question --------------------------------------------------------------------------------
+
+
+class Tally:
+    """Counts the statements of an engine as a server does, which also reads its clock."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.statements = 0
+
+    def __getattr__(self, name: str) -> Any:
+        costs = {"begin": 2, "commit": 1, "rows": 1, "change": 1}.get(name, 0)
+        self.statements += costs
+        return getattr(self._engine, name)
+
+
+def test_a_daemon_that_hears_rings_asks_less_than_one_statement_a_second() -> None:
+    world = Counted(settings=SHARED, bell=ringing())
+    world.start()
+    world.run_for(10)
+    store = cast("Any", world.store)
+    store.engine = tally = Tally(store.engine)
+
+    for _ in range(1_000):
+        world.run_for(0.6)
+        world.tick()
+
+    assert 0 < tally.statements <= 600
+
+
+@pytest.mark.parametrize("heard", [None, 0])
+def test_work_that_nothing_announced_is_found_at_the_next_look(heard: int | None) -> None:
+    world = Counted(settings=SHARED, bell=ringing(heard))
+    world.start()
+    world.run_for(20)
+    longest = SETTINGS.poll if heard is None else SETTINGS.reap_interval
+
+    with world.unannounced():
+        task_id = world.submit()
+    world.run_for(0.01)
+    assert TaskState.READY is world.state(task_id)
+    world.run_for(longest)
+
+    assert TaskState.RUNNING is world.state(task_id)
+
+
+def test_a_time_that_the_question_found_is_kept(world: Counted) -> None:
+    world.bell.heard = 0
+    world.run_for(20)
+    with world.unannounced():
+        task_id = world.submit(delay_ms=7_300)
+
+    world.run_for(7.299)
+    assert TaskState.SCHEDULED is world.state(task_id)
+    world.run_for(0.001)
+    assert TaskState.RUNNING is world.state(task_id)
+
+
+def test_a_local_claim_never_rings_and_ends_within_the_interval_of_the_reaper() -> None:
+    world = Counted(settings=SHARED, bell=ringing())
+    world.start()
+    world.run_for(20)
+    task_id = world.submit(queue="own", lease_ttl_ms=1_000)
+    with world.unannounced(), world.store.transaction() as now:
+        world.store.claim_local(queue="own", owner="local:me", output_dir="/out", now=now)
+
+    world.run_for(1 + SETTINGS.reap_interval)
+
+    assert ["lost"] == [run.outcome for run in world.runs(task_id)]
+
+
+@pytest.mark.parametrize("heard", [None, 1])
+def test_a_bell_that_is_lost_or_new_ends_the_rest(world: Counted, heard: int | None) -> None:
+    world.bell.heard = 0
+    world.run_for(20)
+    assert not world.transactions()
+
+    world.bell.heard = heard
+
+    assert 1 <= world.transactions()
+
+
+def test_a_set_clock_is_noticed_within_a_poll_however_long_the_store_is_left_alone(
+    world: Counted,
+) -> None:
+    world.bell.heard = 0
+    world.run_for(20)
+    world.step_clock(60)
+
+    with capture_logs() as logs:
+        world.run_for(SETTINGS.poll)
+
+    assert ["clock.stepped"] == [line["event"] for line in logs]
+
+
+def test_a_resting_daemon_reports_that_it_ticks(world: Counted) -> None:
+    world.bell.heard = 0
+    world.run_for(60)
+    world.run_for(SETTINGS.reap_interval - PONG)
+
+    report = world.supervisor.report(at=world.at())
+
+    assert report.tick_age_s is not None
+    assert report.tick_age_s <= SETTINGS.poll
+    assert report.reap_age_s is not None
+    assert report.reap_age_s <= SETTINGS.reap_interval
+
+
+def test_no_sleep_counts_as_absence_of_the_daemon(world: Counted) -> None:
+    """A worker that begins after a long rest gets its start time-out, and no more."""
+    world.bell.heard = 0
+    world.run_for(3_600)
+    with capture_logs() as logs:
+        task_id = world.submit(liveness=Liveness.WORKER, start_timeout_ms=5_000)
+        world.tick()
+        world.run_for(4.9)
+        assert TaskState.RUNNING is world.state(task_id)
+        world.run_for(0.2)
+        world.gone(task_id, None, signal=15)
+
+    assert ["lost"] == [run.outcome for run in world.runs(task_id)]
+    assert "daemon.was_away" not in {line["event"] for line in logs}

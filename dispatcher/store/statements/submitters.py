@@ -125,9 +125,10 @@ REMOVE_BULK = "DELETE FROM bulk_submits WHERE uid = :uid"
 _IS_LEFT = """(state = 'accepted' AND EXISTS (SELECT 1 FROM bulk_parts
     WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL))"""
 
+IS_SILENT: Final = f"seen_at < :silent AND ({_IS_LEFT} OR state = 'dropped' OR seen_at < :gone)"
+
 SILENT = f"""
-SELECT uid, {_IS_LEFT} FROM bulk_submits
-WHERE seen_at < :silent AND ({_IS_LEFT} OR state = 'dropped' OR seen_at < :gone)
+SELECT uid, {_IS_LEFT} FROM bulk_submits WHERE {IS_SILENT}
 ORDER BY seen_at LIMIT 1 FOR UPDATE OF bulk_submits SKIP LOCKED
 """
 

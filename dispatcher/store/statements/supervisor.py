@@ -3,6 +3,8 @@
 A limit is cast, because SQLite plans a statement with a bare parameter there anew each time.
 """
 
+from typing import Final
+
 from dispatcher.store.engine import FORGETTABLE
 from dispatcher.store.statements.given import bounded, given
 from dispatcher.store.statements.history import TAKEOVERS_ALLOWED
@@ -127,16 +129,20 @@ CONFIRMED = "SELECT uid FROM runs WHERE outcome IS NULL AND node = :node"
 # have confirmed meanwhile, which then is compared again.
 
 # Nobody watches a local claim's process: its ending or declaration is its end.
-ABANDONED = f"""{OPEN_RUNS}takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
+IS_ABANDONED: Final = f"""takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
     AND (ending IS NOT NULL OR declared IS NOT NULL
         OR ((takeover_at <= :now OR takeover_at > :now + 2 * ({bounded("runs.lease_ttl_ms")}))
-            AND {TAKEOVERS_ALLOWED}))
+            AND {TAKEOVERS_ALLOWED}))"""
+
+ABANDONED = f"""{OPEN_RUNS}{IS_ABANDONED}
 ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # Claims of other nodes. Where this node is `alone` nobody will confirm them.
-STRANDED = f"""{OPEN_RUNS}node <> :node AND substr(node, 1, 6) <> 'local:'
-    AND (CAST(:alone AS BOOLEAN) OR (takeover_at <= :now AND {TAKEOVERS_ALLOWED}))
+IS_STRANDED: Final = f"""node <> :node AND substr(node, 1, 6) <> 'local:'
+    AND (CAST(:alone AS BOOLEAN) OR (takeover_at <= :now AND {TAKEOVERS_ALLOWED}))"""
+
+STRANDED = f"""{OPEN_RUNS}{IS_STRANDED}
 ORDER BY claimed_at, runs.id FOR NO KEY UPDATE SKIP LOCKED
 """
 
