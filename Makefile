@@ -99,6 +99,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/kill.py
 	$(BIN)/python bench/trees.py
 	$(BIN)/python bench/leases.py
+	$(BIN)/python bench/beats.py
 	$(BIN)/python bench/submit.py
 	$(BIN)/python bench/bulk.py
 

@@ -11,8 +11,8 @@ from functools import partial
 import structlog
 
 from dispatcher import wire, worker_api
-from dispatcher.daemon.peer import LineTooLong, Peer
-from dispatcher.host import sockets
+from dispatcher.daemon.peer import LineTooLong, Owner, Peer
+from dispatcher.host import marks, sockets
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -23,8 +23,9 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 #: Seconds until the next try after a shortage: the socket stays readable meanwhile.
 SHORTAGE_DELAY = 0.5
 
-#: Connections that one user may hold open at a channel; one more closes the idlest.
-CONNECTIONS_PER_USER = 256
+#: Connections that may be open at a channel, unless it is given another number; one more closes the
+#: idlest of the run that has most.
+CONNECTIONS = 256
 
 #: Connections accepted in one turn of the loop.
 ACCEPTS = 32
@@ -66,7 +67,9 @@ class Channel:
         selector: selectors.BaseSelector,
         only_uids: frozenset[int],
         refusal: bytes = b"",
+        capacity: Callable[[], int] = lambda: CONNECTIONS,
     ) -> None:
+        """`capacity` returns how many connections may be open now."""
         self._listener = listener
         self._former: list[socket.socket] = []
         """Replaced listeners at which connections may still wait."""
@@ -74,8 +77,9 @@ class Channel:
         self._selector = selector
         self._only_uids = only_uids
         self._refusal = refusal
+        self._capacity = capacity
         self._peers: dict[int, Peer] = {}
-        self._by_user: Counter[int] = Counter()
+        self._by_owner: Counter[Owner] = Counter()
         self._ready: dict[int, Peer] = {}
         """Peers with another line to handle in the next turn."""
         self._resume_at: Instant | None = None
@@ -181,16 +185,21 @@ class Channel:
             with connection:
                 connection.send(self._refusal, socket.MSG_DONTWAIT)
             return
-        if self._by_user[uid] >= CONNECTIONS_PER_USER:
-            self._drop(self._idlest(uid))
+        while len(self._peers) >= self._capacity():
+            self._drop(self._idlest())
         connection.setblocking(False)
-        peer = self._peers[connection.fileno()] = Peer(connection, uid, pid, at, at)
-        self._by_user[uid] += 1
+        owner = (uid, _run_of(pid))
+        peer = self._peers[connection.fileno()] = Peer(connection, owner, pid, at, at)
+        self._by_owner[owner] += 1
         self._watch(peer)
 
-    def _idlest(self, uid: int) -> Peer:
-        """Return a user's peer to close: one without a valid line, unless those are few."""
-        theirs = [peer for peer in self._peers.values() if peer.uid == uid]
+    def _idlest(self) -> Peer:
+        """Return the peer to close, of a run that has most of them: a flood costs only its run.
+
+        It is one without a valid line, unless those are few.
+        """
+        most = max(self._by_owner.values())
+        theirs = [peer for peer in self._peers.values() if self._by_owner[peer.owner] == most]
         unproved = [peer for peer in theirs if not peer.is_proved]
         crowd = unproved if len(unproved) > UNPROVED_SEATS else theirs
         return min(crowd, key=lambda peer: peer.active_at)
@@ -199,7 +208,9 @@ class Channel:
         descriptor = peer.connection.fileno()
         if self._peers.pop(descriptor, None) is not None:
             self._ready.pop(descriptor, None)
-            self._by_user[peer.uid] -= 1
+            self._by_owner[peer.owner] -= 1
+            if not self._by_owner[peer.owner]:
+                del self._by_owner[peer.owner]
             if peer.events:
                 self._selector.unregister(peer.connection)
             peer.connection.close()
@@ -262,3 +273,11 @@ class Channel:
         else:
             self._selector.register(peer.connection, wanted, partial(self._serve, peer))
         peer.events = wanted
+
+
+def _run_of(pid: int) -> int:
+    """Return the mark of the run that a peer is of; 0 if it is of none, hidden, or gone."""
+    try:
+        return (marks.read_mark(pid) or 0) if pid else 0  # 0: its pid is of another namespace
+    except ProcessLookupError:
+        return 0

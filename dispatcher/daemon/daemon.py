@@ -34,6 +34,7 @@ from dispatcher.daemon.loop import Loop
 from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.settings import session_of, settings
 from dispatcher.daemon.textfile import Textfile
+from dispatcher.daemon.worker_channel import connections
 from dispatcher.errors import ConfigError, cannot_write
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
@@ -99,6 +100,7 @@ class Daemon:
             bell=store.bell,
             control=self._control_channel(),
             duties=[watch_bell(store.bell), *self._duties()],
+            connections=lambda: connections(self._config.slots),
         )
         self._watch_signals()
         self._report_configuration()

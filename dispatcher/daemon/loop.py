@@ -5,7 +5,7 @@ import select
 import selectors
 from collections.abc import Callable, Iterator, Sequence
 
-from dispatcher.daemon.channel import Channel
+from dispatcher.daemon.channel import CONNECTIONS, Channel
 from dispatcher.daemon.duties import Duty
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.worker_channel import WorkerChannel
@@ -28,11 +28,13 @@ class Loop:
         bell: Bell = NO_BELL,
         control: Channel | None = None,
         duties: Sequence[Duty] = (),
+        connections: Callable[[], int] = lambda: CONNECTIONS,
         clock: Callable[[], Instant] = instant,
     ) -> None:
         """`selector` holds callables as data: each is called with the instant and the events.
 
         `bell` is what wakes this daemon for changes of the store, apart from `control`.
+        `connections` returns how many connections of workers may be open.
         """
         self._supervisor = supervisor
         self._executor = executor
@@ -47,7 +49,9 @@ class Loop:
         if (descriptor := bell.fileno()) is not None:
             selector.register(descriptor, selectors.EVENT_READ, lambda *_: supervisor.wake())
         self._bell = bell
-        self._workers = WorkerChannel(selector)
+        self._worker_selector = selectors.EpollSelector()
+        self._workers = WorkerChannel(self._worker_selector, capacity=connections)
+        self._everything = _all_of(selector, self._worker_selector)
         self._deadline = Instant(0.0)
         self._again = False
         """Whether something waits to be read, so that the next turn waits for nothing."""
@@ -73,12 +77,12 @@ class Loop:
     def fileno(self) -> int:
         """Return a descriptor that is readable when a turn has something to read."""
         self._watch_executor()
-        return self._selector.fileno()
+        return self._everything.fileno()
 
     def step(self, *, longest: float = 60.0) -> None:
         """Wait at most so many seconds for something to happen or to be due, and do it."""
         self._watch_executor()
-        self._selector.select(max(0.0, min(longest, self.due - self._clock())))
+        self._wait(longest)
         self._at = at = self._clock()
         events = self._held + self._executor.receive(at=at)
         # A run's uid is its executor's, which may be another one than ours.
@@ -88,7 +92,7 @@ class Loop:
         # Looked at after the clock was read: all that came before this instant is found, also where
         # a stop in between (SIGSTOP, a freezer, suspend) made the wait return empty-handed. And
         # after the executor was read: what a worker sent before its exit has come by now.
-        for key, mask in self._selector.select(0):
+        for key, mask in (*self._selector.select(0), *self._worker_selector.select(0)):
             if key.data is not None:
                 key.data(at, mask)
         self._bell.read()  # only here: a tick follows each ring that was read
@@ -122,9 +126,26 @@ class Loop:
     def close(self) -> None:
         """Close every socket. Workers and executor go on."""
         self._workers.close()
+        self._everything.close()
+        self._worker_selector.close()
         if self._control is not None:
             self._control.close()
         self._executor.close()
+
+    def _wait(self, longest: float) -> None:
+        """Wait for something to happen or to be due.
+
+        What workers send in the pause after a take wakes nobody: it is not taken before, and each
+        wake-up costs a tick.
+        """
+        now = self._clock()
+        until = min(now + longest, self.due)
+        pause_end = self._workers.requests.pause_end(shortest=self._supervisor.shortest_lease)
+        if now < pause_end:
+            if self._selector.select(max(0.0, min(until, pause_end) - now)) or until <= pause_end:
+                return
+            now = self._clock()
+        self._everything.select(max(0.0, until - now))
 
     def _serve_channels(self, at: Instant) -> Iterator[Instant]:
         """Serve who waits at the sockets; yield when to look again."""
@@ -164,3 +185,11 @@ class Loop:
         if self._connection is not None:
             self._selector.unregister(self._connection)
             self._connection = None
+
+
+def _all_of(*parts: selectors.EpollSelector) -> selectors.EpollSelector:
+    """Return a selector that has something when one of these has."""
+    everything = selectors.EpollSelector()
+    for part in parts:
+        everything.register(part, selectors.EVENT_READ)
+    return everything

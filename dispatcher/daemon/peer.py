@@ -15,6 +15,10 @@ FIRST_LINE = 5.0
 UNREAD = 10.0
 
 
+#: The user of a peer, and the mark of its run: 0 if it is of none.
+Owner = tuple[int, int]
+
+
 class LineTooLong(Exception):
     """A line exceeds `worker_api.MAX_LINE`: refuse it and close the connection."""
 
@@ -24,7 +28,7 @@ class Peer:
     """A connection, what it sent, and what waits to be sent to it."""
 
     connection: socket.socket
-    uid: int
+    owner: Owner
     pid: int
     connected_at: Instant
     active_at: Instant

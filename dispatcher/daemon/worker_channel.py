@@ -1,12 +1,13 @@
 """The workers' socket: collects requests until a tick takes them, and writes the answers."""
 
+import resource
 import selectors
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from dispatcher.daemon.channel import Channel, Reply
+from dispatcher.daemon.channel import CONNECTIONS, Channel, Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import encode
@@ -16,6 +17,12 @@ from dispatcher.worker_api import WorkerError
 #: Seconds between two takes: requests of one interval share a commit. A lone worker does not wait,
 #: and a flood costs twenty commits a second.
 GROUPING = 0.05
+
+#: Connections for each slot: a worker's own, and one of a command that it runs.
+CONNECTIONS_PER_SLOT = 2
+
+#: Descriptors that the connections of workers leave to everything else in the daemon.
+KEPT_DESCRIPTORS = 64
 
 #: The one line that a process of another user receives.
 NOT_ALLOWED: Final = (
@@ -28,6 +35,14 @@ NOT_ALLOWED: Final = (
     )
     + b"\n"
 )
+
+
+def connections(slots: int) -> int:
+    """Return how many connections of workers may be open, where the limit of files allows it."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return max(CONNECTIONS, CONNECTIONS_PER_SLOT * slots)
+    return max(CONNECTIONS, min(CONNECTIONS_PER_SLOT * slots, allowed - KEPT_DESCRIPTORS))
 
 
 class WorkerRequests:
@@ -50,12 +65,16 @@ class WorkerRequests:
         return True
 
     def due(self, *, shortest: float) -> Instant | None:
-        """Return when to take the requests; None if there are none.
+        """Return when to take the requests; None if there are none."""
+        if not self._requests and not self._refusals:
+            return None
+        return self.pause_end(shortest=shortest)
+
+    def pause_end(self, *, shortest: float) -> Instant:
+        """Return when the pause since the last take ends, before which nothing is taken.
 
         `shortest` is the shortest living lease, in seconds: no beat waits for an eighth of its own.
         """
-        if not self._requests and not self._refusals:
-            return None
         return Instant(self._taken_at + min(GROUPING, shortest / 8))
 
     def take(self, *, at: Instant) -> list[Request]:
@@ -72,9 +91,10 @@ class WorkerRequests:
 class WorkerChannel:
     """The channel at the listening socket that the executor sent last; none before the first."""
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self, selector: selectors.BaseSelector, *, capacity: Callable[[], int]) -> None:
         self.requests = WorkerRequests()
         self._selector = selector
+        self._capacity = capacity
         self._channel: Channel | None = None
 
     def listen_at(self, listener: socket.socket, *, uids: frozenset[int], at: Instant) -> None:
@@ -89,6 +109,7 @@ class WorkerChannel:
             selector=self._selector,
             only_uids=uids,
             refusal=NOT_ALLOWED,
+            capacity=self._capacity,
         )
 
     @property

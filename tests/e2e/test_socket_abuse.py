@@ -17,8 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
+from dispatcher.daemon import channel
+from dispatcher.host.marks import why_unmarked
 from tests.e2e.beating import beating
-from tests.e2e.helpers import shell, stored
+from tests.e2e.helpers import python, shell, stored
 from tests.e2e.world import Daemon, World
 from tests.eventually import PATIENCE, eventually
 
@@ -79,7 +81,7 @@ class Siege:
 @pytest.fixture(scope="module")
 def besieged(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[Siege]:
     world = World(tmp_path_factory.mktemp("siege"), bytecode)
-    world.configure(logs={"level": "info"})
+    world.configure(logs={"level": "info"}, node={"slots": 8})
     try:
         with world.daemon() as daemon:
             daemon.expect("executor.connected")
@@ -198,6 +200,53 @@ def test_connections_that_were_proved_and_idle_keep_nobody_out(siege: Siege) -> 
             with siege.line() as stream:
                 stream.sendall(siege.beat_of(MINE))
                 assert answers(stream, 1)[0]["ok"]
+
+
+_SPEAKS = """
+import contextlib, json, os, pathlib, socket, time
+request = {"op": "heartbeat", "lock": os.environ["DISPATCHER_CLAIM_LOCK"],
+           "task_id": int(os.environ["DISPATCHER_TASK_ID"])}
+def connected():
+    stream = socket.socket(socket.AF_UNIX)
+    stream.connect(os.environ["DISPATCHER_SOCKET"])
+    return stream
+def beats(streams):
+    answered = 0
+    for stream in streams:
+        with contextlib.suppress(OSError):
+            stream.sendall(json.dumps(request).encode() + b"\\n")
+    for stream in streams:
+        with contextlib.suppress(OSError):
+            answered += b'"ok":true' in stream.recv(4096)
+    return answered
+def await_file(name):
+    while not os.path.exists(name):
+        time.sleep(0.05)
+"""
+
+_KEEPS_ONE = """
+kept = [connected()]
+assert beats(kept)
+pathlib.Path("kept").touch()
+await_file("flooded")
+assert beats(kept), "its connection was closed"
+"""
+
+_FLOODS = f"""
+await_file("kept")
+streams = [connected() for _ in range({channel.CONNECTIONS + 50})]
+assert 0 < beats(streams) < {channel.CONNECTIONS}
+pathlib.Path("flooded").touch()
+"""
+
+
+@pytest.mark.skipif(why_unmarked() is not None, reason="runs have no marks here")
+def test_r84_a_worker_that_floods_the_socket_closes_no_connection_of_another(siege: Siege) -> None:
+    codes = (_KEEPS_ONE, _FLOODS)
+    workers = [siege.world.submit(*python(_SPEAKS + code), **LEASE) for code in codes]
+
+    for worker in workers:
+        siege.world.until(worker, "succeeded")
 
 
 @contextmanager

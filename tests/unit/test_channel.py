@@ -16,8 +16,14 @@ from structlog.testing import capture_logs
 from dispatcher.daemon import channel
 from dispatcher.daemon.channel import Channel, Reply
 from dispatcher.daemon.peer import FIRST_LINE, UNREAD
-from dispatcher.daemon.worker_channel import GROUPING, NOT_ALLOWED, WorkerRequests
-from dispatcher.host import sockets
+from dispatcher.daemon.worker_channel import (
+    GROUPING,
+    KEPT_DESCRIPTORS,
+    NOT_ALLOWED,
+    WorkerRequests,
+    connections,
+)
+from dispatcher.host import marks, sockets
 from dispatcher.times import Instant
 from tests.eventually import eventually
 
@@ -34,6 +40,7 @@ class Server:
         self.pids: list[int] = []
         self.sensible = True
         self.due: Instant | None = None
+        self.capacity = channel.CONNECTIONS
         self.selector = selectors.DefaultSelector()
         self.channel = Channel(
             sockets.listen(str(self.path), backlog=128),
@@ -41,6 +48,7 @@ class Server:
             selector=self.selector,
             only_uids=frozenset({os.geteuid()}),
             refusal=NOT_ALLOWED,
+            capacity=lambda: self.capacity,
         )
 
     def receive(self, line: bytes, reply: Reply, pid: int) -> bool:
@@ -242,7 +250,7 @@ def test_a_peer_that_closes_its_half_is_answered_first(server: Server, connect: 
 def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "CONNECTIONS_PER_USER", 10)
+    server.capacity = 10
     monkeypatch.setattr(channel, "UNPROVED_SEATS", 2)
     speaking = connect()
     speaking.sendall(b"1\n")
@@ -259,6 +267,105 @@ def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
     assert [True] * 11 == [is_dropped(stream) for stream in idle[:11]]
     idle[-1].sendall(b"3\n")
     assert b"3" in server.receives(3)
+
+
+@pytest.fixture
+def run_of_peers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the mark of those that connect from now on, alone in a list."""
+    marks_of = [0]
+    monkeypatch.setattr(marks, "read_mark", lambda _: marks_of[0])
+    return marks_of
+
+
+def test_r84_a_run_that_floods_a_full_channel_loses_its_own_connections_alone(
+    server: Server, connect: Connect, run_of_peers: list[int]
+) -> None:
+    """The others' are idler than all of its own."""
+    server.capacity = 10
+    quiet = []
+    for run_of_peers[0] in (1, 2, 3):
+        quiet.append(connect())
+        quiet[-1].sendall(b"1\n")
+    server.receives(3)
+    run_of_peers[0] = 4
+    flood = []
+    for number in range(20):
+        server.at = Instant(server.at + 0.001)
+        flood.append(connect())
+        flood[-1].sendall(b"f\n")
+        server.receives(4 + number)
+    for number in range(3):
+        server.answer(number)
+
+    assert [b'{"ok":true}\n'] * 3 == [stream.recv(100) for stream in quiet]
+    assert [True] * 13 == [is_dropped(stream) for stream in flood[:13]]
+    run_of_peers[0] = 5
+    newcomer = connect()
+    newcomer.sendall(b"5\n")
+    assert b"5" in server.receives(24)
+    assert is_dropped(flood[13])
+
+
+def test_a_channel_that_holds_fewer_than_before_closes_the_idlest(
+    server: Server, connect: Connect
+) -> None:
+    idle = []
+    for _ in range(5):
+        server.at = Instant(server.at + 0.001)
+        idle.append(connect())
+    server.capacity = 3
+    server.at = Instant(server.at + 0.001)
+    connect()
+
+    assert [True] * 3 == [is_dropped(stream) for stream in idle[:3]]
+
+
+@pytest.mark.parametrize("mark", [0, None])
+def test_peers_of_no_run_and_hidden_ones_share_their_seats(
+    server: Server, connect: Connect, run_of_peers: list[int | None], mark: int | None
+) -> None:
+    server.capacity, run_of_peers[0] = 2, mark
+    first, _, _ = connect(), connect(), connect()
+
+    assert is_dropped(first)
+
+
+def test_a_peer_that_is_gone_or_in_another_namespace_is_of_no_run(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def gone(pid: int) -> int:
+        asked.append(pid)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(marks, "read_mark", gone)
+    connect().sendall(b"1\n")
+    monkeypatch.setattr(sockets, "credentials", lambda _: (0, os.geteuid()))
+    connect().sendall(b"2\n")
+
+    assert [b"1", b"2"] == server.receives(2)
+    assert [os.getpid()] == asked, "pid 0 would be ourselves"
+
+
+@pytest.mark.parametrize(
+    ("slots", "files", "most"),
+    [
+        (1, 1024, 256),
+        (128, 1024, 256),
+        (400, 1024, 800),
+        (500, 1024, 1024 - KEPT_DESCRIPTORS),
+        (500, 65536, 1000),
+        (5000, resource.RLIM_INFINITY, 10_000),
+        (500, 100, 256),
+    ],
+)
+def test_each_slot_has_two_connections_as_far_as_the_limit_of_files_allows(
+    slots: int, files: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+
+    assert most == connections(slots)
 
 
 # What workers send ---------------------------------------------------------------------------

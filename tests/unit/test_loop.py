@@ -19,6 +19,7 @@ from dispatcher.daemon import channel
 from dispatcher.daemon.duties import Duty, ManagerReports
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
+from dispatcher.daemon.worker_channel import GROUPING
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.executor_api import Connected
 from dispatcher.host import sockets
@@ -227,6 +228,43 @@ def test_a_beat_that_waits_for_its_grouping_is_read_before_anything_is_judged(
         daemon.loop.step()
 
         assert [([], 1, True), ([], 0, False), ([], 1, True)] == daemon.supervisor.ticks[-3:]
+
+
+def test_beats_in_the_pause_after_a_commit_wake_nobody_and_are_taken_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    now = [1000.0]
+
+    class Waiting(selectors.EpollSelector):
+        """One whose waits take no time but the test's."""
+
+        def select(self, timeout: float | None = None) -> Any:
+            if timeout and not super().select(0):
+                now[0] += timeout
+            return super().select(0)
+
+    monkeypatch.setattr(selectors, "EpollSelector", Waiting)
+    with ExitStack() as stack:
+        daemon = stack.enter_context(closing(Daemon(lambda: Instant(now[0]))))
+        listener = stack.enter_context(sockets.listen("sock", backlog=128))
+        greet(daemon, listener)
+        daemon.loop.step()
+        workers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(9)]
+        for number, worker in enumerate(workers):
+            worker.connect("sock")
+            worker.sendall(beat(number))
+        while sum(requests for _, requests, _ in daemon.supervisor.ticks) < 9:
+            daemon.loop.step()
+        taken_at = now[0]
+        daemon.supervisor.ticks.clear()
+
+        for number, worker in enumerate(workers):
+            worker.sendall(beat(number))
+        daemon.loop.step()
+
+        assert [([], 9, True)] == daemon.supervisor.ticks
+        assert GROUPING == pytest.approx(now[0] - taken_at)
 
 
 def test_unsent_messages_are_sent_before_the_daemon_leaves(

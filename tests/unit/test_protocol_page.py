@@ -46,7 +46,7 @@ def test_the_limits_are_those_that_hold() -> None:
         f"at most {worker_api.MAX_TEXT} characters",
         f"has {peer.FIRST_LINE:g} s to its first line",
         f"not read for {peer.UNREAD:g} s",
-        f"{channel.CONNECTIONS_PER_USER} connections",
+        f"{channel.CONNECTIONS} connections",
         f"at most {worker.ANSWER:g} s; then",
         f"after {worker.RETRY[0]} s, doubled up to {worker.RETRY[1]:g} s",
     ):

@@ -236,6 +236,12 @@ def test_workers_get_the_soft_limit_of_open_files_that_programs_expect() -> None
     assert "1024:65536" == unit("dispatcher-executor.service")["LimitNOFILE"]
 
 
+def test_the_daemon_may_open_the_connections_of_as_many_workers_as_an_executor_may_have() -> None:
+    most = unit("dispatcher-executor.service")["LimitNOFILE"].partition(":")[2]
+    assert most == unit("dispatcher.service")["LimitNOFILE"]
+    assert most == unit("dispatcher@.service")["LimitNOFILE"]
+
+
 @pytest.mark.parametrize("directive", ["RestrictSUIDSGID", "LockPersonality", "PrivateTmp"])
 def test_directives_that_break_workers_are_not_in_the_executors_unit(directive: str) -> None:
     assert directive not in unit("dispatcher-executor.service")
