@@ -215,16 +215,17 @@ class World:
     """Whether the daemon has read everything that waits."""
 
     def __post_init__(self) -> None:
-        self.store: Store = open_store(
-            "sqlite://",
-            state_dir=Path("/nonexistent"),
-            patience=0.0,
-            clock=self.clock(),
-            bell=self.bell,
-        )
+        self.store: Store = self.opened()
         self.executor.clock, self.executor.wall = self.at, self.wall
         self.supervisor = self.fresh_supervisor()
         self.deadline = self.at()
+
+    def opened(self) -> Store:
+        """Return its store, at its time."""
+        nowhere = Path("/nonexistent")
+        return open_store(
+            "sqlite://", state_dir=nowhere, patience=0.0, clock=self.clock(), bell=self.bell
+        )
 
     def now(self) -> StoreTime:
         return StoreTime(EPOCH + round(self.at() * 1000) - 10_000_000)

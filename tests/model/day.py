@@ -79,6 +79,8 @@ class Day:
 
     seed: int
     hours: float = 24.0
+    make: Callable[..., World] = World
+    """Makes the node, and its store."""
     workers: dict[RunUid, Worker] = field(default_factory=dict)
     tasks: dict[int, float] = field(default_factory=dict)
     """Every task's ttl."""
@@ -89,7 +91,7 @@ class Day:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         settings = replace(SETTINGS, slots=WORKERS, poll=POLL)
-        self.world = World(settings=settings, seed=self.seed)
+        self.world = self.make(settings=settings, seed=self.seed)
         self.store = Away(self.world.store)
         self.world.store = self.store  # type: ignore[assignment]
         self.world.fresh_supervisor()

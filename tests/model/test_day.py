@@ -1,5 +1,8 @@
 import os
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,9 @@ from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.turn import Memory
 from dispatcher.times import StoreTime
 from tests.model.day import Day
+from tests.model.on_a_server import ServerWorld
 from tests.model.plants import PLANTS, statement
+from tests.postgres import Postgres
 
 FUZZ = "FUZZ" in os.environ
 
@@ -25,6 +30,22 @@ def test_ac9_r07_r09_a_day_of_a_hundred_workers_and_much_trouble(seed: int) -> N
 
     day.run()
 
+    judge(day)
+
+
+@pytest.mark.skipif(not FUZZ, reason="make fuzz has days on a server: an hour takes 20 s of CPU")
+@pytest.mark.parametrize("seed", range(10 if FUZZ else 1))
+def test_ac9_a_day_on_a_server_keeps_the_same_promises(
+    seed: int, postgres: Postgres, tmp_path: Path
+) -> None:
+    day = Day(seed, hours=8.0, make=partial(ServerWorld, server=postgres, state_dir=tmp_path))
+    with closing(day.world.store):
+        day.run()
+
+        judge(day)
+
+
+def judge(day: Day) -> None:
     day.judge_the_end()
     assert len(day.losses) > 4 * day.hours
     assert day.refused > 4 * day.hours
