@@ -13,11 +13,11 @@ import statistics
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from msgspec.structs import replace
 
 from dispatcher.execution import Claim, Settlement
 from dispatcher.model import Outcome, TaskState

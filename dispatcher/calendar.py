@@ -1,7 +1,8 @@
 """Store times as dates of the host's clock, and back: only for people."""
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dispatcher.times import StoreTime, WallTime, iso
 
@@ -12,8 +13,7 @@ HOUR = 3_600_000
 UNCHANGED = "no lease, delay or time-out changed for it, except what fell due since the boot"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """The host's clock from a store time on."""
 
     since: StoreTime
@@ -23,8 +23,7 @@ class Setting:
     """By how much it was set then; 0: a boot, or the store's creation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Calendar:
+class Calendar(Struct, frozen=True):
     """Store times as dates, and back."""
 
     now: StoreTime

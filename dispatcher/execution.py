@@ -1,10 +1,9 @@
 """One execution of a task: its claim, its open run, its settlement."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Final
 
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from dispatcher.environment import Environment
 from dispatcher.model import Declared, Intent, Liveness, Outcome, TaskState
@@ -26,8 +25,7 @@ Attempts = Annotated[int, Meta(ge=1, le=MOST)]
 Fence = Annotated[int, Meta(ge=0, le=2**53)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """A run's time limits, and the signal that ends it; None: no limit, or SIGTERM."""
 
     run_timeout_ms: Duration | None = None
@@ -48,8 +46,7 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True, kw_only=True):
     """Budgets and delays of a task's repeated runs, fixed at its submit.
 
     The defaults are those of a task that stores no others, whatever is configured later.
@@ -68,21 +65,20 @@ BUILT_IN: Final = RetryPolicy()
 KILL_GRACE_MS: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """The exclusive right to run one task until its lease expires, and what its start needs."""
 
     task_id: int
     run_id: int
     run_uid: RunUid
     fence: int
-    lock: str = field(repr=False)
+    lock: str
     attempt: int
     queue: str
     command: tuple[str, ...]
-    payload: str | None = field(repr=False)
+    payload: str | None
     cwd: str | None
-    env: Mapping[str, str] = field(repr=False)
+    env: Mapping[str, str]
     liveness: Liveness
     lease_ttl_ms: int
     lease_expires_at: StoreTime
@@ -105,6 +101,10 @@ class Claim:
     output_to_journald: bool = False
     """Whether its output is also sent to systemd's journal."""
 
+    def __repr__(self) -> str:
+        """Return it without its secrets: lock, payload and variables."""
+        return f"Claim(task_id={self.task_id}, run_uid={self.run_uid!r}, fence={self.fence})"
+
     @property
     def watchdog(self) -> float | None:
         """The watchdog interval of systemd's protocol in seconds; None without its socket."""
@@ -123,8 +123,7 @@ class Claims(list[Claim]):
 LOCAL = "local:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenRun:
+class OpenRun(Struct, frozen=True, kw_only=True):
     """A run that is not closed, with all that its settlement needs."""
 
     task_id: int
@@ -189,8 +188,7 @@ class OpenRun:
         return self.owner.startswith(LOCAL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartedRun:
+class StartedRun(Struct, frozen=True, kw_only=True):
     """A run whose leader was started."""
 
     uid: RunUid
@@ -198,8 +196,7 @@ class StartedRun:
     at: StoreTime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Struct, frozen=True, kw_only=True):
     """What one settle writes: how a run is closed, and where its task goes."""
 
     run_uid: RunUid
@@ -233,8 +230,7 @@ class Settlement:
     """Bytes of output that it removed itself by truncating the file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class Rows(Struct, frozen=True, kw_only=True):
     """Tasks by their ids, by those of their runs, and by the node on which they run."""
 
     tasks: Collection[int] = ()

@@ -3,10 +3,10 @@
 import signal
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct, field
 
 from dispatcher import wire, worker_api
 from dispatcher.execution import Claim, Limits
@@ -14,16 +14,14 @@ from dispatcher.times import Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(Struct, frozen=True):
     """A new connection, whose greeting named every run that the executor knows: reconcile."""
 
     hello: wire.Hello
     runs: tuple[wire.RunReport, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OutputState:
+class OutputState(Struct, frozen=True):
     size: int
     """Bytes."""
     modified_at: float
@@ -38,8 +36,7 @@ class OutputState:
         return (self.size, self.modified_at if self.size else 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(Struct, frozen=True):
     """No executor answers; its last events hold."""
 
     reason: str
@@ -142,8 +139,7 @@ class ExecutorApi(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartSettings:
+class StartSettings(Struct, frozen=True, kw_only=True):
     """Settings of every start on this node. Graces in seconds."""
 
     worker_socket: str
@@ -155,10 +151,14 @@ class StartSettings:
     """The umask of tasks without their own."""
     configuration: Mapping[str, str] = field(default_factory=dict)
     """Variables that point a worker's own calls to this dispatcher's store."""
-    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Secrets for the tasks of a profile, in memory and in the environment of their workers."""
     unusable: Mapping[str, str] = field(default_factory=dict)
     """Why no task of a profile can start, by profile."""
+
+    def __repr__(self) -> str:
+        """Return it without the secrets of its environments."""
+        return f"StartSettings({self.worker_socket!r}, {len(self.environments)} environments)"
 
 
 def run_deadline(run_by: Instant) -> dict[str, float]:

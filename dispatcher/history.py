@@ -1,7 +1,9 @@
 """What a shared store may have forgotten: on a replica that took over, or in a copy. Pure."""
 
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher.times import StoreTime
 
@@ -37,8 +39,7 @@ OVER: Final = 86_400_000
 _BEGINNING: Final = StoreTime(0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(Struct, frozen=True, kw_only=True):
     """Which commits a store has: another after each failover, as a replica may lack the last ones.
 
     So may a copy that was restored. Times are the store's.
@@ -89,8 +90,7 @@ class History:
         return beyond.after_failover(timeline, seen_at=seen_at, limit_ms=limit_ms, now=now)
 
 
-@dataclass(frozen=True, slots=True)
-class Postponed:
+class Postponed(Struct, frozen=True):
     """Why nothing is claimed after a failover: workers of forgotten claims may still live."""
 
     nodes: tuple[str, ...]

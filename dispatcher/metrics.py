@@ -5,9 +5,10 @@ Names follow prometheus.io/docs/practices/naming: base units, `_total` for count
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
 
 from dispatcher.daemon_report import HistogramReport
 from dispatcher.model import Leases, Outcome, TaskState
@@ -93,8 +94,7 @@ METRICS: Sequence[Metric] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """One figure of a family, or one histogram."""
 
     name: str

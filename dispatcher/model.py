@@ -2,9 +2,10 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
+
+from msgspec import Struct, field
 
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
@@ -95,8 +96,7 @@ INTENDED: Mapping[Intent, TaskState] = {
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Struct, frozen=True):
     """A submitted task; `created` is false if its key was in use."""
 
     task_id: int
@@ -105,8 +105,7 @@ class Submitted:
     """`command` or `payload`, or both, if they differ from the task with the key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """A row of `tasks`, without the lock."""
 
     id: int
@@ -163,8 +162,7 @@ class Task:
     """Labels that a node must have to run it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """A row of `runs`, without the lock."""
 
     id: int
@@ -202,8 +200,7 @@ class Run:
     """Bytes of output that it removed itself by truncating the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class PausedQueue:
+class PausedQueue(Struct, frozen=True):
     """A queue that allows no claims until an operator resumes it."""
 
     queue: str
@@ -211,8 +208,7 @@ class PausedQueue:
     paused_at: StoreTime
 
 
-@dataclass(frozen=True, slots=True)
-class Leases:
+class Leases(Struct, frozen=True):
     """The leases of the running tasks; times are None if there is none."""
 
     running: int
@@ -223,8 +219,7 @@ class Leases:
     """The earliest last heartbeat, among runs that sent one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(Struct, frozen=True, kw_only=True):
     """A node's row: one state directory on one host."""
 
     id: str
@@ -255,8 +250,7 @@ class Node:
         return self.boot_id, self.pid_namespace, self.hostname
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenUp:
+class GivenUp(Struct, frozen=True, kw_only=True):
     """A task that failed while it did not run, as its time was over."""
 
     task_id: int
@@ -265,8 +259,7 @@ class GivenUp:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """One bounded deletion: how many tasks, and the output files of their runs."""
 
     tasks: int
@@ -275,8 +268,7 @@ class Pruned:
     """Whether more may be left to delete."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFilter:
+class TaskFilter(Struct, frozen=True, kw_only=True):
     """Which tasks to list; None means any."""
 
     states: frozenset[TaskState] | None = None

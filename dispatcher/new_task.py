@@ -1,8 +1,9 @@
 """A task as it is submitted. `_ms` in a name means milliseconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
+
+from msgspec import Struct, field
 
 from dispatcher.environment import Environment
 from dispatcher.model import Liveness
@@ -25,8 +26,7 @@ def is_rule(name: str, word: str) -> bool:
     return word in get_args(Meaning) or (name, word) in _OTHER_RULES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+class NewTask(Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     max_attempts: int
     lease_ttl_ms: int

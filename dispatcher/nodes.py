@@ -2,8 +2,9 @@
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dispatcher.model import Node
 from dispatcher.times import StoreTime
@@ -24,8 +25,7 @@ class NodeState(enum.StrEnum):
     """Its daemon has stopped and left nothing behind."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeView:
+class NodeView(Struct, frozen=True, kw_only=True):
     """A node, and what it does."""
 
     node: Node
@@ -55,8 +55,7 @@ class NodeView:
         return {name: value for name, value in requires.items() if own.get(name) != value}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requiring:
+class Requiring(Struct, frozen=True, kw_only=True):
     """The ready tasks of a queue that require the same labels of a node."""
 
     queue: str

@@ -2,8 +2,9 @@
 
 import enum
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from dispatcher.calendar import Calendar
 from dispatcher.daemon_report import DaemonReport, ExecutorState, StrandedReport
@@ -53,8 +54,7 @@ FAULTS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True):
     """One obstacle, as text."""
 
     obstacle: Obstacle
@@ -63,8 +63,7 @@ class Reason:
     """When it ends by itself; None: the text names what ends it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """What keeps this node from running tasks, if anything."""
 
     calendar: Calendar

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher.execution import OpenRun
 from dispatcher.model import Intent, Outcome, Run, Task, TaskState
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 NO_ATTEMPT = "no attempt is left"
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(Struct, frozen=True):
     """The expected outcome of an ending run, and its task's next state."""
 
     outcome: Outcome
@@ -34,8 +35,7 @@ class Outlook:
     """Why the task could not be released from that state; None: it could."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntentResult:
+class IntentResult(Struct, frozen=True):
     """An operator's verb on a task, and its effect."""
 
     intent: Intent

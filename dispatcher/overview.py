@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dispatcher import control
 from dispatcher.calendar import UNCHANGED, Calendar
@@ -32,8 +33,7 @@ MOST_RUNNING = 20
 MOST_GROUPS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
+class Stuck(Struct, frozen=True):
     """Ready tasks that do not start although there is room."""
 
     tasks: int
@@ -42,8 +42,7 @@ class Stuck:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Struct, frozen=True, kw_only=True):
     """The state of node, queues and all tasks."""
 
     standing: Standing

@@ -5,8 +5,10 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher import exit_codes, wire
 from dispatcher.execution import OpenRun, RetryPolicy, Settlement
@@ -65,8 +67,7 @@ DECLARED: Mapping[Declared, Outcome] = {
 End = wire.Exited | wire.StartFailed | None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     outcome: Outcome
     reason: str
 

@@ -1,8 +1,10 @@
 """Which tasks an operator means: ids, ranges of ids, and a filter."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dispatcher.model import FINISHED, Intent, TaskFilter, TaskState
 from dispatcher.times import StoreTime
@@ -27,8 +29,7 @@ class Match(NamedTuple):
     state: TaskState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(Struct, frozen=True, kw_only=True):
     """Tasks by id, by range of ids, and by a filter, which narrows both.
 
     Without ids and ranges: all tasks that match the filter.

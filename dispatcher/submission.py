@@ -1,9 +1,10 @@
 """Makes tasks from options and the configuration."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final, TypedDict
+
+from msgspec.structs import asdict
 
 from dispatcher.config import limits, profiles, template
 from dispatcher.config.config import Config

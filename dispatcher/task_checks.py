@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ _PATHS = ("/", "./", "../")
 #: Characters of such a line that a message repeats.
 _MOST_SHOWN = 200
 
-_FIELDS = tuple(field.name for field in fields(NewTask))
+_FIELDS = NewTask.__struct_fields__
 
 #: Fields with a fixed choice of words.
 CHOICES: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}

@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from functools import lru_cache
 from pathlib import Path
 from typing import NewType
+
+from msgspec import Struct
 
 #: Milliseconds since the epoch, as the store counts them: decisions use it.
 StoreTime = NewType("StoreTime", int)
@@ -140,8 +141,7 @@ _TOGETHER = 0.01
 _READINGS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class HostClock:
+class HostClock(Struct, frozen=True):
     """The two clocks of a host."""
 
     wall: Callable[[], WallTime]

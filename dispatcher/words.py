@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
+from msgspec import Struct
 
 from dispatcher import wire, worker_api
 from dispatcher.complaints import UNREADABLE, in_words
@@ -36,32 +36,32 @@ REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
+class _Message(Struct, frozen=True, kw_only=True):
+    task_id: int
+    lock: str
+    """A secret."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(task_id={self.task_id})"
+
+
+class Beat(_Message, frozen=True, kw_only=True):
     """A heartbeat: the claim's holder lives."""
 
-    task_id: int
-    lock: str = field(repr=False)
     progress: float | None = None
     """From 0 to 1; None: unchanged."""
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(_Message, frozen=True, kw_only=True):
     """What the claim's holder is doing; it does not renew the lease."""
 
-    task_id: int
-    lock: str = field(repr=False)
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Declaration(_Message, frozen=True, kw_only=True):
     """A worker's own outcome. Sending the same one again changes nothing."""
 
-    task_id: int
-    lock: str = field(repr=False)
     word: Declared
     reason: str | None = None
     result: str | None = None
@@ -72,20 +72,17 @@ class Declaration:
     """For `defer`; None: the configured cool-down."""
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(Struct, frozen=True):
     """The lease was extended."""
 
     lease_expires_at: StoreTime
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The declaration is recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Nothing was written, and why; see `worker_api.WorkerError`."""
 
     error: WorkerError
@@ -95,8 +92,7 @@ class Refused:
     """The attempt that runs, or the last one that ran."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(Struct, frozen=True):
     """No database can keep the message, so that it is never to be sent again, and why."""
 
     why: str

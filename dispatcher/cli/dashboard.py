@@ -6,10 +6,11 @@ import textwrap
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher.cli import glance, render, tables
 from dispatcher.client import Client
@@ -30,8 +31,7 @@ LEAST = 12
 INTERVAL = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dashboard:
+class Dashboard(Struct, frozen=True, kw_only=True):
     """The tasks that a filter wants, as a person looks for them."""
 
     client: Client

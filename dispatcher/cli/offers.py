@@ -4,11 +4,11 @@ On any error nothing is offered and nothing is printed: the user is in the middl
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from click.shell_completion import CompletionItem
+from msgspec.structs import replace
 
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.render import command_text

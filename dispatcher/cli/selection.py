@@ -6,12 +6,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dispatcher.cli import render
 from dispatcher.cli.filters import filter_options
@@ -92,8 +93,7 @@ def acting(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """The tasks that a selection finds."""
 
     ids: Sequence[int]

@@ -5,7 +5,8 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _GAP = "  "
 
@@ -30,8 +31,7 @@ _COLOURS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CommandCell:
+class CommandCell(Struct, frozen=True):
     """The cell of a command, which is cut in the middle, after the name and labels of its task.
 
     Each is one line. The name is cut last; the labels keep half of the columns that it leaves.

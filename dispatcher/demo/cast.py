@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from dispatcher.model import Liveness, Outcome
 from dispatcher.submission import TaskOptions
@@ -13,8 +14,7 @@ _LEASE: TaskOptions = {"liveness": Liveness.WORKER, "lease_ttl_ms": 1500}
 _STUB = (sys.executable, "-P", "-m", "worker_stub")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """One task of the play."""
 
     name: str

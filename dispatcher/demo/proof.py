@@ -3,11 +3,11 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import psutil
+from msgspec import Struct
 
 from dispatcher import times, wire, worker_api
 from dispatcher.demo.cast import Part
@@ -19,8 +19,7 @@ from dispatcher.model import Outcome, Run, TaskState
 PATIENCE = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class ProofCheck:
+class ProofCheck(Struct, frozen=True):
     what: str
     expected: object
     actual: object

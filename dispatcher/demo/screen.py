@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import StringIO
 from typing import Self
 
+from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.live import Live
@@ -27,8 +27,7 @@ class DemoFailed(Exception):
     """The play could not go on; the message ends with the daemon's last lines."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRow:
+class TaskRow(Struct, frozen=True):
     """The state of one task, or of all the files together."""
 
     name: str

@@ -1,7 +1,8 @@
 """One line of the report: a check, its result, and the remedy."""
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class Level(enum.StrEnum):
@@ -10,8 +11,7 @@ class Level(enum.StrEnum):
     BAD = "bad"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     check: str
     level: Level
     text: str

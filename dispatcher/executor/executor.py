@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dispatcher import times, wire
 from dispatcher.executor.leaders import Leaders
@@ -26,8 +27,7 @@ STOP_PATIENCE = 10.0
 LONGEST_WAIT = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorIdentity:
+class ExecutorIdentity(Struct, frozen=True):
     """The node and the namespaces of an executor, as in its hello."""
 
     node_id: str

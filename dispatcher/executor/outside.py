@@ -1,6 +1,6 @@
 """The parts by which the executor reaches the outside of its process."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
@@ -10,8 +10,7 @@ from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
 
 
-@dataclass(frozen=True, slots=True)
-class Outside:
+class Outside(Struct, frozen=True):
     """Made once, before the executor; shared by its inner parts."""
 
     kernel: Kernel

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from dispatcher import wire
@@ -101,8 +101,7 @@ class Forgotten(Record, frozen=True, tag="forgotten"):
 AnyRecord = Starting | LeaderStarted | Ending | LeaderExited | InheritedRun | Gone | Forgotten
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """The lines of a predecessor's journal that could not be read."""
 
     lines: int

@@ -6,9 +6,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from dispatcher.errors import ConfigError
 
@@ -19,8 +20,7 @@ _became: Final[list[Owner]] = []
 MOST_LINKS: Final = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """A user other than root, and a place that this user owns on the way to a file."""
 
     uid: int

@@ -9,9 +9,10 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from dispatcher.errors import DispatcherError, cannot_use
 from dispatcher.host.locks import FileLock
@@ -68,8 +69,7 @@ class BoundSocket:
         self.adopt(self.socket, before)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """Changes since the last look."""
 
     restored: tuple[str, ...] | None = None

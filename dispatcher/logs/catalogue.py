@@ -5,11 +5,11 @@ from it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 import msgspec
+from msgspec import Struct, field
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -17,8 +17,7 @@ Level = Literal["debug", "info", "warning", "error"]
 Fields = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     meaning: str
     """What happened, in one sentence."""
     level: Level = "info"

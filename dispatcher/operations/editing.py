@@ -1,8 +1,10 @@
 """Edits of tasks that do not run: what was given at the submit may be changed until the claim."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher import commits, submission, task_checks
 from dispatcher.config.config import Config
@@ -67,11 +69,10 @@ class TaskEdits(TypedDict, total=False):
 
 
 #: Fields of a submission that a task keeps as they are.
-_KEPT = {field.name for field in fields(NewTask)} & {field.name for field in fields(Task)}
+_KEPT = {*NewTask.__struct_fields__} & {*Task.__struct_fields__}
 
 
-@dataclass(frozen=True, slots=True)
-class Edited:
+class Edited(Struct, frozen=True):
     """What became of a request to edit a task."""
 
     task_id: int

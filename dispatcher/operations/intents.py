@@ -1,7 +1,8 @@
 """Intents of operators: cancel, hold, release and retry, and what becomes of the task."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dispatcher import commits
 from dispatcher.config.config import Config
@@ -40,8 +41,7 @@ def request_each(
     return in_batches(store, config, task_ids, intended.write)
 
 
-@dataclass(frozen=True, slots=True)
-class _Intended:
+class _Intended(Struct, frozen=True):
     """An intent and its reason, to be written for tasks that match a filter."""
 
     store: Store

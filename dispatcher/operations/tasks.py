@@ -1,8 +1,9 @@
 """Operations on tasks: accepting a few, deleting old ones, reading."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from dispatcher import commits
 from dispatcher.config.config import Config

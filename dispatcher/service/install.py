@@ -4,9 +4,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from grp import getgrnam
 from pathlib import Path
+
+from msgspec import Struct
 
 from dispatcher.config import reference
 from dispatcher.config.config import SYSTEM_FILE, SYSTEM_UNITS, Config, load
@@ -20,8 +21,7 @@ from dispatcher.service.files import InstallStep
 from dispatcher.service.units import ACCOUNT, Installation
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """Where the service of an instance is installed, and its user."""
 
     instance: str | None

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dispatcher.config.config import Config
 from dispatcher.logs.journald import INSTANCE_VARIABLE
@@ -36,8 +37,7 @@ _WITH_NETWORK = {
 _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Installation:
+class Installation(Struct, frozen=True, kw_only=True):
     command: Sequence[str]
     """The command of this dispatcher; its program is an absolute path."""
     config: Config

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
@@ -24,8 +24,7 @@ PATIENCE: Final = 1.0
 MOST_PROBLEMS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackedUp:
+class BackedUp(Struct, frozen=True, kw_only=True):
     """The content of a backup."""
 
     identity: str

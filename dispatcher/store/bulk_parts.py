@@ -1,11 +1,11 @@
 """The parts of bulk submits, as JSON: shortened when written, checked when read back."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
 from itertools import islice, takewhile
 from typing import Any, Final
 
 import msgspec
+from msgspec import NODEFAULT, structs
 
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
@@ -21,8 +21,8 @@ Part = tuple[object, list[NewTask], str | None]
 
 #: Values that most tasks have; they are left out.
 _DEFAULTS: Final = {
-    field.name: field.default if field.default_factory is MISSING else field.default_factory()
-    for field in fields(NewTask)
+    field.name: field.default if field.default_factory is NODEFAULT else field.default_factory()
+    for field in structs.fields(NewTask)
 }
 
 #: Damaged parts to name, and bulk submits to search for them.
@@ -34,7 +34,7 @@ _LEAST: Final[Mapping[str, int]] = {
     **dict.fromkeys(("delay_ms", "start_at", "kill_grace_ms", "umask"), 0),
     **dict.fromkeys(names(RetryPolicy), 0),
     **dict.fromkeys(("max_attempts", "lease_ttl_ms", "kill_signal"), 1),
-    **dict.fromkeys((field.name for field in fields(NewTask) if "timeout" in field.name), 1),
+    **dict.fromkeys((name for name in NewTask.__struct_fields__ if "timeout" in name), 1),
 }
 _MOST: Final = 2**62
 _MOST_OF: Final = {"umask": 0o777}

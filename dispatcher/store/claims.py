@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from functools import cache
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from dispatcher.execution import Claim, Claims
 from dispatcher.model import Outcome
@@ -25,9 +26,7 @@ MOST_DAMAGED: Final = 100
 _MINTED: Final = ("lock", "attempt", "fence", "lease_expires_at", "output_path")
 
 #: Fields of a claim that are its task's.
-_SHARED: Final = {field.name for field in fields(Claim)} & {
-    field.name for field in fields(Ready) if field.name not in {*_MINTED, "kill_mode"}
-}
+_SHARED: Final = {*Claim.__struct_fields__} & {*Ready.__struct_fields__} - {*_MINTED, "kill_mode"}
 
 
 def secret() -> str:

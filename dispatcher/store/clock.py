@@ -5,8 +5,9 @@ latest row. From then on store time is the boot clock plus a constant in the sto
 every process, and independent of steps of the host's clock.
 """
 
-from dataclasses import asdict, replace
 from typing import Final
+
+from msgspec.structs import asdict, replace
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.store.engine import Engine

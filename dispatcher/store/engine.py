@@ -7,10 +7,10 @@ writes. A `Dialect` holds other differences.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
@@ -39,8 +39,7 @@ def refuse_nul(texts: Values) -> None:
             raise StoreRefused(f"{name}: holds a NUL character, which no database can keep")
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Rows for one statement; a key that a row lacks is NULL."""
 
     rows: Sequence[Values]
@@ -68,8 +67,7 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, int) else str.__str__(value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
+class Dialect(Struct, frozen=True, kw_only=True):
     """The SQL in which databases differ beyond `Engine`'s translation."""
 
     row_id: str

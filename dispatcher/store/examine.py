@@ -1,8 +1,9 @@
 """Examines a database without changing it: its schema, and whether it is damaged."""
 
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dispatcher.calendar import Calendar
 from dispatcher.errors import StoreUnusable
@@ -16,8 +17,7 @@ from dispatcher.store.sqlite import SqliteEngine
 MOST_PROBLEMS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class Examined(Struct, frozen=True, kw_only=True):
     schema: int
     known: int
     """The schema version of this dispatcher."""

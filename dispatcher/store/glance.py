@@ -4,10 +4,12 @@ A few bounded queries, however many tasks there are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from operator import itemgetter
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher.model import Run, Task, TaskFilter, TaskState
 from dispatcher.store.api import ReaderStore
@@ -39,8 +41,7 @@ MOST_BEFORE: Final = 1000
 MOST_QUEUES: Final = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """A task at a glance."""
 
     task: Task
@@ -50,8 +51,7 @@ class Seen:
     """How many tasks of its queue precede a ready task, counted to `MOST_BEFORE`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class Glance(Struct, frozen=True, kw_only=True):
     """Tasks in the order in which a person looks, and how many match."""
 
     seen: Sequence[Seen]

@@ -4,8 +4,9 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from dispatcher.execution import Claim, OpenRun, Rows
 from dispatcher.model import (

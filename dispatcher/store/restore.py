@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable, cannot_write
@@ -37,8 +38,7 @@ _RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = ?"
 COUNTS = "SELECT count(*), count(CASE WHEN state = 'running' THEN 1 END) FROM tasks"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class Restored(Struct, frozen=True, kw_only=True):
     identity: str
     tasks: int
     running: int
@@ -49,8 +49,7 @@ class Restored:
     """Where the previous database is; None: there was none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LastIds:
+class _LastIds(Struct, frozen=True, kw_only=True):
     """The last ids and fences of a database."""
 
     tasks: int = 0

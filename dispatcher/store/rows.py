@@ -6,11 +6,12 @@ row never hides others. The reason of the row's task names the damage.
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
@@ -43,12 +44,8 @@ _NESTED: Final[Mapping[str, Any]] = {"limits": Limits, "retry": RetryPolicy}
 @cache
 def names(kind: Any) -> tuple[str, ...]:
     """Return a value's fields, in order; those of a nested value in its place."""
-    own = ((names(_NESTED[one]) if one in _NESTED else (one,)) for one in _own_names(kind))
+    own = ((names(_NESTED[one]) if one in _NESTED else (one,)) for one in kind.__struct_fields__)
     return tuple(name for some in own for name in some)
-
-
-def _own_names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
 
 
 def columns(kind: Any, **expressions: str) -> str:
@@ -105,8 +102,7 @@ _DEFAULTS_BY_NAME: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Struct, frozen=True, kw_only=True):
     """A ready task, with what a claim needs of it."""
 
     task_id: int
@@ -253,7 +249,7 @@ def _value_of_damaged(kind: type[Kind], named: Mapping[str, Any]) -> tuple[Kind,
 @cache
 def _nested(kind: Any) -> list[tuple[str, tuple[str, ...]]]:
     """Return the nested values of a kind, each with its columns."""
-    return [(one, names(_NESTED[one])) for one in _own_names(kind) if one in _NESTED]
+    return [(one, names(_NESTED[one])) for one in kind.__struct_fields__ if one in _NESTED]
 
 
 @cache

@@ -1,8 +1,9 @@
 """Searches tasks in bounded steps, so that no writer waits long."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from dispatcher.model import Run, Task, TaskFilter
 from dispatcher.selection import Match

@@ -4,10 +4,10 @@ import os
 import select
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, Self
 
 import psycopg
+from msgspec import Struct
 from psycopg.abc import RV, ConnParam, PQGen
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -77,14 +77,17 @@ class Session(psycopg.Connection[TupleRow]):
         return self.closed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatabaseServer:
+class DatabaseServer(Struct, frozen=True, kw_only=True):
     """A schema of a database on a server, and how long a transaction there waits for others."""
 
-    parameters: Mapping[str, ConnParam] = field(repr=False)
+    parameters: Mapping[str, ConnParam]
     """Those of libpq, perhaps with a password."""
     schema: str
     patience: float
+
+    def __repr__(self) -> str:
+        """Return it without the parameters' password."""
+        return f"DatabaseServer(schema={self.schema!r}, patience={self.patience})"
 
     @classmethod
     def of(cls, url: str, *, schema: str, patience: float) -> Self:

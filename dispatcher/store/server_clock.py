@@ -1,8 +1,9 @@
 """The store time of a shared store: the clock of its server, whatever its hosts' clocks show."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.store.engine import Engine
@@ -19,8 +20,7 @@ TOGETHER: Final = 0.5
 DRIFT: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What a server's clock showed at the beginning of a transaction."""
 
     time: StoreTime

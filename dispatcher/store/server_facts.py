@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
@@ -72,8 +73,7 @@ WHERE schemaname = :schema ORDER BY n_dead_tup DESC LIMIT 1
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+class Holder(Struct, frozen=True, kw_only=True):
     """Who holds a snapshot, or a transaction open, so that no later dead row can be removed."""
 
     kind: str
@@ -85,8 +85,7 @@ class Holder:
     """Since when; None: this role may not see that."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFacts:
+class ServerFacts(Struct, frozen=True, kw_only=True):
     version: str
     role: str
     owner: str | None

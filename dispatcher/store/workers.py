@@ -1,7 +1,8 @@
 """The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dispatcher.model import Declared, TaskState
 from dispatcher.store.parameters import declaration_parameters

@@ -4,15 +4,15 @@ The same comparison serves a new daemon, a new executor, a new connection and an
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dispatcher import wire
 from dispatcher.execution import OpenRun
 from dispatcher.times import Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Differences:
+class Differences(Struct, frozen=True):
     """What each side has to do; every step is idempotent."""
 
     live: tuple[tuple[OpenRun, wire.RunReport], ...]

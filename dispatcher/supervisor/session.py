@@ -1,10 +1,9 @@
 """Who a daemon is among others on a shared store."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSession:
+class NodeSession(Struct, frozen=True, kw_only=True):
     """A daemon on a shared store, and what distinguishes its host from others of its identity."""
 
     uid: str

@@ -19,10 +19,10 @@ Which clock each uses, and what our own absence means:
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.execution import NO_LIMITS, Limits, OpenRun

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import StrandedReport
@@ -28,8 +32,7 @@ ABSENCE_SLACK = 2.0
 UNLIMITED = 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisorSettings:
+class SupervisorSettings(Struct, frozen=True, kw_only=True):
     """What the supervisor takes from the configuration. Durations in seconds."""
 
     node_id: str
@@ -51,11 +54,11 @@ class SupervisorSettings:
     takeover_margin: float = 15.0
     retention: float | None = None
     """How long finished tasks are kept; None: for ever."""
-    concurrency: Mapping[str, int] = field(default_factory=dict)
+    concurrency: Mapping[str, int] = msgspec.field(default_factory=dict)
     """How many tasks of a queue run here at once, for queues with a limit."""
-    global_concurrency: Mapping[str, int] = field(default_factory=dict)
+    global_concurrency: Mapping[str, int] = msgspec.field(default_factory=dict)
     """The same on all nodes."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     """What tasks may require of this node."""
     session: NodeSession | None = None
     """None: the store is embedded, and this node alone in it."""
@@ -93,8 +96,7 @@ class SupervisorSettings:
         return {wire.EndedBy.ABSENCE: at + self.absence_limit + ABSENCE_SLACK}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class Watch(Struct, frozen=True, kw_only=True):
     """The deadlines of a run with time-outs, and its progress seen so far."""
 
     run_by: Instant = NEVER
@@ -190,8 +192,7 @@ class LiveRun:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A worker's message, and the reply to call after the commit, with the store's time.
 
     The reply is None if the store did not take the message; the worker may send it again.
@@ -248,8 +249,7 @@ class Memory:
         return max(graces, default=settings.kill_grace) + settings.start.leftover_grace
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """What the parts of the supervisor work with."""
 
     store: SupervisorStore

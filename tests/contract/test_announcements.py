@@ -1,11 +1,12 @@
 """Which changes of the store ring its bell, and when: each method of the contract has a row."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.execution import Claim, Rows, StartedRun

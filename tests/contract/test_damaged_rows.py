@@ -1,10 +1,10 @@
 """Rows changed by hand: the trouble of one task, named, and of no other."""
 
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import StoreRefused

@@ -1,8 +1,7 @@
 """An edit of a task that does not run: one statement, guarded by the state and the fence."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.model import Liveness, Outcome, Task, TaskState
 from dispatcher.store.statements.operators import EDITABLE

@@ -1,9 +1,9 @@
 """An operator's intent for a running task: kept with it, and obeyed when its run is settled."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Claim

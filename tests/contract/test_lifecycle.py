@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from dispatcher.execution import Claim
 from dispatcher.model import (

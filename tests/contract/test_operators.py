@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.model import Outcome, PausedQueue, Pruned, TaskState
 from dispatcher.store.sql import SqlStore

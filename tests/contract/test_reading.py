@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.model import Leases, Outcome, TaskFilter, TaskState
 from dispatcher.store import search

@@ -3,11 +3,11 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.errors import AlreadyHeld, StoreUnavailable, StoreUnusable
 from dispatcher.history import RETURN, History

@@ -1,6 +1,5 @@
-from dataclasses import asdict
-
 import pytest
+from msgspec.structs import asdict
 
 from dispatcher.execution import RetryPolicy, StartedRun
 from dispatcher.model import Node, Outcome, Run, TaskState

@@ -1,9 +1,9 @@
 """Local claims and `takeover_at` on the store."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.execution import LOCAL, Claim
 from dispatcher.model import Declared, Liveness, Outcome, TaskState

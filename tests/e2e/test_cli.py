@@ -31,7 +31,18 @@ for verb in app.VERBS:
 #: Modules that a submit must not import; all of them together cost more than the submit.
 FORBIDDEN = {
     *("structlog", "rich", "psutil", "prometheus_client", "logging", "asyncio", "concurrent"),
-    *("difflib", "random", "subprocess", "tempfile", "shutil", "unittest", "json", "email", "http"),
+    *(
+        "dataclasses",
+        "difflib",
+        "random",
+        "subprocess",
+        "tempfile",
+        "shutil",
+        "unittest",
+        "json",
+        "email",
+        "http",
+    ),
     *("argparse", "pydoc", "traceback", "ssl", "hashlib", "multiprocessing", "sqlite3", "zlib"),
 }
 FORBIDDEN_ROOMS = {

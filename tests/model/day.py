@@ -10,9 +10,11 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+
+from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable

@@ -5,7 +5,9 @@ a second time. `protocol.py` compares the two after every step.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.words import Declaration, Refused

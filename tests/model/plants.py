@@ -5,11 +5,12 @@ that fits nowhere any more fails, and is to be planted anew.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher import policy
 from dispatcher.model import Outcome

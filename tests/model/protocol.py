@@ -13,10 +13,9 @@ store is compared with the oracle. The invariants, by name in docs/design.md and
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from msgspec.structs import asdict, replace
 
 from dispatcher import policy, wire
 from dispatcher.execution import Claim, RetryPolicy, StartedRun

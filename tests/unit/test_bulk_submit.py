@@ -1,11 +1,11 @@
 """Bulk submits by the client: all or nothing whatever fails, and never all of it in memory."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher import bulk
 from dispatcher.client import Client

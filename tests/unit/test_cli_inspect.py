@@ -1,11 +1,11 @@
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.cli import render
 from dispatcher.model import Outcome, TaskState

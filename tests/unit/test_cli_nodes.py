@@ -1,9 +1,9 @@
 """`nodes`, `node`, and the verbs that show labels, on the command line."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.model import Node
 from tests.command import Command

@@ -3,11 +3,11 @@
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.config.reload import Reloaded
 from dispatcher.daemon.commands import STOP_SIGNALS, Commands

@@ -267,6 +267,6 @@ def test_each_of_many_tasks_is_changed_if_it_can_be(client: Client) -> None:
 
 def test_a_task_keeps_all_fields_of_its_submit_that_an_edit_checks() -> None:
     """An edited task is checked as a new one, from the fields that both have."""
-    missing = NewTask.__dataclass_fields__.keys() - Task.__dataclass_fields__.keys()
+    missing = {*NewTask.__struct_fields__} - {*Task.__struct_fields__}
 
     assert {"delay_ms", "start_at", "rules", "environment"} == missing

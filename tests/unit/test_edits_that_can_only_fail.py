@@ -1,10 +1,10 @@
 """`Client.edit` refuses what a task could only fail with: its time, its variables."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.client import Client
 from dispatcher.config.limits import LONGEST

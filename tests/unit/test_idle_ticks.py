@@ -6,10 +6,10 @@ it is time to look, it asks one question; a whole tick follows if there is work.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from dispatcher.model import Liveness, TaskState

@@ -1,9 +1,9 @@
 """Leases in virtual time: who renews, who is lost, and who is spared."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from dispatcher import wire, worker_api

@@ -1,10 +1,10 @@
 """Nodes as their rows show them, and why a task waits where there are several."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.calendar import Calendar
 from dispatcher.metrics import exposition

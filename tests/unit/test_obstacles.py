@@ -1,11 +1,11 @@
 """Why tasks are not running, and what counts as stuck, in virtual time."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher import control, wire
 from dispatcher.cli.verbs.status import status_json

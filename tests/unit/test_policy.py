@@ -1,12 +1,12 @@
 """The meaning of a run's end, as pure functions."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.execution import Limits, OpenRun, RetryPolicy, Settlement

@@ -1,10 +1,10 @@
 """`[queues.NAME]`: how many run at once, and what their tasks get."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.config.config import Config, load
 from dispatcher.model import Liveness, TaskState

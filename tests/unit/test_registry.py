@@ -1,10 +1,10 @@
 """Who a node is on a shared store: two daemons with one identity never work at once."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from dispatcher.errors import CommitUnknown, ConfigError, StoreRefused, StoreUnavailable

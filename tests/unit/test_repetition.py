@@ -1,12 +1,12 @@
 """Repeated failures, in virtual time: how often each is tried, and how much is logged."""
 
 import json
-from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.config.config import load

@@ -1,9 +1,9 @@
 """Tasks that not every node may run, and limits of a queue on all nodes, in virtual time."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from dispatcher.model import TaskState

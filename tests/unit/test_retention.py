@@ -1,8 +1,9 @@
 """The daemon itself deletes tasks that finished long ago, in virtual time; nothing grows."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, cast
+
+from msgspec.structs import replace
 
 from dispatcher.model import Liveness, TaskState
 from dispatcher.new_task import NewTask

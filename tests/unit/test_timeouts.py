@@ -1,9 +1,9 @@
 """Time-outs in virtual time: each at its own instant, whatever polls, beats or restarts."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from dispatcher import wire

@@ -1,8 +1,7 @@
 """Tasks of a profile that the daemon cannot use are held, not run without what they need."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.executor_api import StartSettings
 from dispatcher.model import Outcome, TaskState

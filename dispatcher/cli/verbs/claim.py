@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from msgspec import Struct
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli import exports
@@ -34,8 +34,7 @@ from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import sleep
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True, kw_only=True):
     """What to claim, and how to give it to the caller."""
 
     queue: str | None

@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli import glance, render

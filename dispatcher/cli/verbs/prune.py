@@ -1,8 +1,7 @@
 """`dispatcher prune`: delete tasks that finished long ago."""
 
-from dataclasses import replace
-
 import click
+from msgspec.structs import replace
 
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option

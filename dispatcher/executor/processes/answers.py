@@ -1,24 +1,21 @@
 """The three answers of a look at a run's tree (protocol 2.10)."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dispatcher.executor.system.procfs import Process
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
+class Present(Struct, frozen=True):
     """These processes of the run live, and maybe others: the walk may not be over."""
 
     processes: list[Process]
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(Struct, frozen=True):
     """The run has no process left: proved, not merely not seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """Nothing of the run was seen, and that proves nothing."""
 
     why: str

@@ -1,8 +1,9 @@
 """Every change of a task's state: from which states, and what follows from the new one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from dispatcher.model import FINISHED, TaskState
 from dispatcher.store.statements.given import bounded, given
@@ -40,8 +41,7 @@ def among(states: Iterable[TaskState]) -> str:
     return " AND ".join(f"tasks.state <> '{state}'" for state in others)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Move(Struct, frozen=True, kw_only=True):
     """A change of state of the tasks whose ids are in `given`."""
 
     before: frozenset[TaskState]

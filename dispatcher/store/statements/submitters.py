@@ -1,6 +1,5 @@
 """SQL of submits, single and bulk. A limit is cast: see `supervisor`."""
 
-from dataclasses import fields
 from functools import cache
 from typing import Final
 
@@ -9,9 +8,9 @@ from dispatcher.store.statements.given import given
 
 #: Columns that hold a field of `NewTask` as it is, or as JSON.
 SUBMITTED_FIELDS: Final = tuple(
-    field.name
-    for field in fields(NewTask)
-    if field.name not in {"delay_ms", "start_at", "payload", "environment"}
+    name
+    for name in NewTask.__struct_fields__
+    if name not in {"delay_ms", "start_at", "payload", "environment"}
 )
 
 
