@@ -361,7 +361,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             same_by=("operation",),
         ),
         "store.reconciling": Event(
-            "It is unknown whether a commit succeeded; the store is read to find out.",
+            "It is unknown whether a commit succeeded, or the store has a claim of this node that"
+            " the daemon does not know: store and executor are compared.",
             "warning",
             same_by=(),
         ),

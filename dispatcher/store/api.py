@@ -93,13 +93,13 @@ class Transactions(Protocol):
         newest task and run, the last finish and the last beat of open runs.
         """
 
-    def lock_rows(self, tasks: Rows, runs: Rows = NO_ROWS) -> set[RunUid]:
+    def lock_rows(self, tasks: Rows, runs: Rows = NO_ROWS) -> None:
         """Lock tasks with their open runs, then other open runs: those that others may change.
 
         The first call of a transaction that decides by what it reads of them, or changes several:
-        what is read after it stays until the commit, and it alone may wait for others. Returns
-        those of the runs named by uid that are not open. An embedded store has one writer at a
-        time; it locks nothing and returns none.
+        what is read after it stays until the commit, and it alone may wait for others. The tasks of
+        a node include those that it is claiming, also by a commit whose answer was lost: their
+        commit is waited for. An embedded store has one writer at a time, and locks nothing.
         """
 
     def server_step(self) -> int:
@@ -294,7 +294,7 @@ class WorkerStore(Transactions, Protocol):
         """
 
     def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
-        """Return a run's task and the lock of its claim; None for an unknown run."""
+        """Return an open run's task and the lock of its claim; None if the run is not open."""
 
     def declared(self, node: str) -> list[RunUid]:
         """Return the node's open runs that have declared an outcome."""

@@ -8,7 +8,9 @@ from dispatcher.store.engine import Batch, Values
 
 #: A batch of rows (`statements.given`), and locks of rows, which a single writer does not need.
 _BATCH: Final = re.compile(r"json_to_recordset\(CAST\(:(\w+) AS json\)\) AS (\w+)\(([^)]*)\)")
-_LOCK: Final = re.compile(r"FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE)(?: OF \w+)?(?: SKIP LOCKED)?")
+_LOCK: Final = re.compile(
+    r"FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)(?: OF \w+)?(?: SKIP LOCKED)?"
+)
 
 #: The batch of an UPDATE or INSERT, which reads nothing else, and names its columns in full.
 _ONLY_SOURCE: Final = re.compile(rf"(?<=\n)FROM {_BATCH.pattern}")

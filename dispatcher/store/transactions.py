@@ -12,13 +12,12 @@ from dispatcher.history import History
 from dispatcher.model import TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.bell import NO_BELL, Bell
-from dispatcher.store.engine import Engine, Row, transaction
+from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.failover import HistoryWatch
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
 
 
 class StoreClock(Protocol):
@@ -100,19 +99,20 @@ class SqlTransactions:
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)
 
-    def lock_rows(self, tasks: Rows, runs: Rows = NO_ROWS) -> set[RunUid]:
+    def lock_rows(self, tasks: Rows, runs: Rows = NO_ROWS) -> None:
         if not self.engine.dialect.shared:
-            return set()
+            return
+        if tasks.node is not None:
+            self.engine.rows(locks_sql.NODE, {"node": tasks.node})
         if tasks:
             self._lock(locks_sql.TASKS, tasks)
-        locked = {uid for (uid,) in self._lock(locks_sql.OPEN_RUNS, tasks, runs)}
-        return {*tasks.runs, *runs.runs} - locked
+        self._lock(locks_sql.OPEN_RUNS, tasks, runs)
 
-    def _lock(self, statement: str, *wanted: Rows) -> list[Row]:
+    def _lock(self, statement: str, *wanted: Rows) -> None:
         rows: list[dict[str, object]] = [{"task_id": one} for each in wanted for one in each.tasks]
         rows += [{"uid": one} for each in wanted for one in each.runs]
         node = next((each.node for each in wanted if each.node is not None), None)
-        return self.engine.rows(statement, {"given": rows_of(rows), "node": node})
+        self.engine.rows(statement, {"given": rows_of(rows), "node": node})
 
     def server_step(self) -> int:
         return self._clock.step()

@@ -1,9 +1,10 @@
-"""Renew this node's takeover deadlines; take over the claims of silent nodes."""
+"""Confirm this node's claims, and compare them; take over the claims of silent nodes."""
 
 from functools import partial
 
 from dispatcher import wire
 from dispatcher.supervisor.abandoned import SETTLE_BATCH, settle_abandoned
+from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.outage import RETURN
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
@@ -19,25 +20,28 @@ class Absence:
     `reconcile` compares them.
     """
 
-    def __init__(self, shared: Shared, stranded: StrandedRuns) -> None:
+    def __init__(self, shared: Shared, stranded: StrandedRuns, failover: Failover) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._rng = shared.rng
         self._stranded = stranded
+        self._failover = failover
         self._lost = LostClaims(shared)
+        self._unknown: set[RunUid] = set()
+        """Claims of this node that were unknown here at the last confirmation."""
         self._greeted: wire.Hello | None = None
         self._renewal = Alarm()
         self._scan = Alarm()
 
     @property
     def due(self) -> Instant:
-        limited = self._memory.settings.absence_limit is not None and self._memory.live
+        limited = self._memory.settings.absence_limit is not None
         return min(self._renewal.at, self._scan.at) if limited else self._scan.at
 
     def confirms(self, at: Instant) -> bool:
         """Return whether this node's claims are to be confirmed.
 
-        Each quarter of the limit while this node has runs; and for each executor that has just
-        greeted us, as it may have the deadlines of another configuration.
+        Each quarter of the limit; and for each executor that has just greeted us, as it may have
+        the deadlines of another configuration.
         """
         is_new = self._memory.hello is not self._greeted
         limited = self._memory.settings.absence_limit is not None
@@ -47,11 +51,10 @@ class Absence:
         """Renew in the store, and after the commit the executor's kill deadlines."""
         if not self.confirms(turn.at):
             return
-        memory, settings = self._memory, self._memory.settings
-        if memory.live or memory.hello is None:
-            confirmed = self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
-            turn.after(partial(self._end_others, confirmed))
-        turn.after(partial(self._send_renewal, memory.hello, turn.at))
+        settings = self._memory.settings
+        confirmed = self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
+        turn.after(partial(self._compare, confirmed))
+        turn.after(partial(self._send_renewal, self._memory.hello, turn.at))
 
     def await_others(self, silent_for: float | None, at: Instant) -> None:
         """Take nothing over for a moment after an outage, which others may have had too.
@@ -79,9 +82,20 @@ class Absence:
         scan_at = min(scan_at, turn.instant_of(takeover_at))
         turn.after(partial(self._scan.set, scan_at))
 
-    def _end_others(self, confirmed: set[RunUid]) -> None:
-        """End the runs whose claims the store does not have: another node has taken them."""
-        self._lost.end(self._memory.live.keys() - confirmed)
+    def _compare(self, confirmed: set[RunUid]) -> None:
+        """End the runs whose claims the store does not have: another node has taken them.
+
+        Claims that it has, and that are unknown here, are searched for once: by a comparison with
+        the executor's runs.
+        """
+        memory = self._memory
+        self._lost.end(memory.live.keys() - confirmed)
+        before, self._unknown = (
+            self._unknown,
+            confirmed - memory.live.keys() - memory.stranded.keys(),
+        )
+        if memory.hello is not None and self._unknown - before:
+            self._failover.reconcile()
 
     def _send_renewal(self, hello: wire.Hello | None, at: Instant) -> None:
         self._greeted = hello

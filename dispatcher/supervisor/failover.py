@@ -29,7 +29,7 @@ class Failover:
         self._reconciled: History | None = None
         """The history that this node's row names."""
 
-    def reconcile(self, error: Exception) -> None:
+    def reconcile(self, error: Exception | None = None) -> None:
         """Compare store and executor anew: it is unknown which of our commits the store has."""
         self._memory.hello = None
         self._executor.reconnect()

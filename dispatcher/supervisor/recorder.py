@@ -72,16 +72,24 @@ class Recorder:
                 turn.after(partial(self._lost.gone, end))
 
     def record_starts(self, turn: Turn) -> None:
-        """Write the starts of this turn that no exit followed."""
+        """Write the starts of this turn that no exit followed, and find runs that are lost."""
         starts = [
             StartedRun(uid=uid, pid=event.pid, at=turn.store_time_of(event.at))
             for uid, event in turn.pending_starts.items()
         ]
-        if starts:
-            self._store.record_started(starts, now=turn.now)
+        if starts and self._store.record_started(starts, now=turn.now) < len(starts):
+            turn.doubted |= turn.pending_starts.keys()
         for event in turn.pending_starts.values():
             turn.after(partial(self._remember_started, event, turn.now, turn.at))
         turn.pending_starts = {}
+        self._find_lost(turn)
+
+    def _find_lost(self, turn: Turn) -> None:
+        """End the doubted runs that are not open: another node has settled them."""
+        doubted, turn.doubted = turn.doubted, set()
+        if doubted:
+            lost = doubted - self._store.open_runs_among(doubted).keys()
+            turn.after(partial(self._lost.end, lost))
 
     def _connected(self, turn: Turn, event: Connected) -> None:
         """Reconcile store and executor: at start, after a crash and after an unknown commit."""
@@ -101,14 +109,10 @@ class Recorder:
         self._settler.settle(turn, over)
         for _, report in found.live:
             self._record_facts(turn, report)
+        closed = self._store.known_runs(report.uid for report in found.surplus)
         for report in found.surplus:
-            unknown_run = partial(log.warning, "run.unknown", run=report.uid, pid=report.pid)
             live = self._memory.live.get(report.uid)
-            lost = live and partial(log.warning, "claim.lost", **live.ids())
-            turn.after(lost or unknown_run)
-            grace = self._memory.settings.kill_grace
-            order = wire.End(uid=report.uid, reason="unknown", longest_grace=grace)
-            turn.after(partial(self._executor.send, order))
+            turn.after(partial(self._end_surplus, report, live, at_once=report.uid in closed))
         for report in found.settled:
             turn.after(partial(self._executor.send, wire.Forget(uid=report.uid)))
 
@@ -121,8 +125,20 @@ class Recorder:
         """Keep a start for `record_starts`, or for an exit in the same turn."""
         turn.pending_starts[event.uid] = event
 
+    def _end_surplus(self, report: wire.RunReport, live: LiveRun | None, *, at_once: bool) -> None:
+        """End a run that is not open: at once, if the store has closed it, and so it is lost."""
+        if live is None:
+            log.warning("run.unknown", run=report.uid, pid=report.pid)
+        else:
+            log.warning("claim.lost", **live.ids())
+        grace = None if at_once else self._memory.settings.kill_grace
+        reason = "lost" if at_once else "unknown"
+        order = wire.End(uid=report.uid, reason=reason, at_once=at_once, longest_grace=grace)
+        self._executor.send(order)
+
     def _changed(self, turn: Turn, event: wire.Changed) -> None:
-        self._record_facts(turn, event)
+        if not self._record_facts(turn, event):
+            turn.doubted.add(event.uid)
         if event.ended_by == wire.EndedBy.SHUTDOWN:
             turn.claims_blocked = True
             turn.after(partial(self._remember_lost, "it is being stopped"))
@@ -161,19 +177,23 @@ class Recorder:
         if starts:
             self._store.record_started(starts, now=turn.now)
 
-    def _record_facts(self, turn: Turn, fresh: wire.Changed | wire.RunReport) -> None:
-        """Record the leader's exit, and an ending that the executor began by itself."""
+    def _record_facts(self, turn: Turn, fresh: wire.Changed | wire.RunReport) -> bool:
+        """Record the leader's exit, and an ending that the executor began by itself.
+
+        Returns whether the run's row was changed, and so is open.
+        """
+        recorded = False
         if (end := fresh.exit) is not None:
-            self._store.record_leader_exit(
+            recorded = self._store.record_leader_exit(
                 fresh.uid, exit_code=end.exit_code, signal=end.signal, now=turn.now
             )
             exited = partial(self._log, "worker.leader_exited", fresh.uid)
             turn.after(partial(exited, exit_code=end.exit_code))
-        if fresh.ended_by is None:
-            return
-        if (outcome := policy.outcome_of_ending(fresh.ended_by)) is not None:
+        outcome = None if fresh.ended_by is None else policy.outcome_of_ending(fresh.ended_by)
+        if outcome is not None:
             reason = f"ended by the executor: {fresh.ended_by}"
-            self._store.begin_ending(fresh.uid, outcome, reason, now=turn.now)
+            recorded |= self._store.begin_ending(fresh.uid, outcome, reason, now=turn.now)
+        return recorded
 
     def _remember(self, hello: wire.Hello, found: Differences, now: StoreTime, at: Instant) -> None:
         memory = self._memory

@@ -74,8 +74,8 @@ class Supervisor:
         self._claimer = Claimer(shared, settler)
         self._reaper = Reaper(shared)
         self._ender = Ender(shared, self._reaper, self._timeouts)
-        self._absence = Absence(shared, stranded)
         self._failover = Failover(shared)
+        self._absence = Absence(shared, stranded, self._failover)
         self._locking = Locking(shared, self._reaper, self._absence, self._failover)
         self._clock = ClockWatch(store, memory)
         self._registry = Registry(store, memory)
@@ -250,6 +250,7 @@ class Supervisor:
         return (
             self._failover.spare_leases,
             self._clock.watch,
+            self._absence.renew_takeover_deadlines,
             self._rest.ask,
             self._node_row.write_node_row,
         )

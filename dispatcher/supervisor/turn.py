@@ -275,6 +275,8 @@ class Turn:
     extended: dict[RunUid, Instant] = field(default_factory=dict)
     """The extensions requested in this turn; memory has them only after the commit."""
     closed: set[RunUid] = field(default_factory=set)
+    doubted: set[RunUid] = field(default_factory=set)
+    """Runs of which something was reported that changed no row: they may be lost."""
     abandoned: bool = False
     """Whether a claim that is not this node's has ended: settle it now, not at the next scan."""
     claims_blocked: bool = False

@@ -75,7 +75,10 @@ class WorkerRecorder:
 
     def record_notice(self, turn: Turn, notice: wire.Notice) -> None:
         """Record what a worker sent by systemd's protocol, which has no answers."""
-        if (claim := self._store.lock_of(notice.uid)) is not None:
+        claim = self._store.lock_of(notice.uid)
+        if claim is None:
+            turn.doubted.add(notice.uid)
+        else:
             messages = messages_of_notice(notice, *claim)
             self.record(turn, [Request(message, _unanswered) for message in messages])
 

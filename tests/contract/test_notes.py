@@ -62,6 +62,8 @@ def test_a_runs_lock_is_the_one_that_its_claim_had(store: OneByOne) -> None:
 
     assert (claim.task_id, claim.lock) == store.lock_of(claim.run_uid)
     assert store.lock_of(RunUid("nobody")) is None
+    store.end(claim)
+    assert store.lock_of(claim.run_uid) is None
 
 
 @pytest.mark.parametrize("notify", [True, False])

@@ -54,6 +54,7 @@ PLANS = [
     (readers.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
     (readers.OPEN_RUNS_AMONG, {"given": ONE}, ["(uid=?)", "PRIMARY KEY"]),
     (supervisor.TAKE_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
+    (locks.NODE, {"node": "n"}, []),
     (locks.TASKS, {"given": ONE, "node": "n"}, ["PRIMARY KEY", "(uid=?)", "runs_here"]),
     (locks.OPEN_RUNS, {"given": ONE, "node": None}, ["runs_open", "(uid=?)", "runs_here"]),
     (locks.ENVIRONMENTS, {"given": ONE}, ["PRIMARY KEY"]),

@@ -100,17 +100,17 @@ def test_a_takeover_leaves_out_what_its_node_is_confirming(
 def test_a_confirmation_that_comes_second_finds_the_claim_gone(
     sessions: Sessions, one: SqlStore, other: SqlStore, silent: Claim
 ) -> None:
-    def confirm() -> tuple[set[Any], set[Any]]:
+    def confirm() -> set[Any]:
         with one.transaction():
-            lost = one.lock_rows(NO_ROWS, Rows(runs=[silent.run_uid], node=NODE))
-            return lost, one.confirm(NODE, later(2 * TTL))
+            one.lock_rows(NO_ROWS, Rows(node=NODE))
+            return one.confirm(NODE, later(2 * TTL))
 
     with other.transaction():
         (run,) = other.stranded(OTHER, now=later(TTL))
         answer = sessions.waiting(confirm)
         other.settle([orphaned(run)], now=later(TTL))
 
-    assert ({silent.run_uid}, set()) == answer.result()
+    assert set() == answer.result()
 
 
 @pytest.mark.parametrize("statement", [supervisor.STRANDED, supervisor.ABANDONED])
@@ -159,7 +159,7 @@ def test_nothing_is_recorded_of_a_run_that_another_node_has_settled(store: OneBy
     uid = claim.run_uid
     beat = Beat(task_id=claim.task_id, lock=claim.lock)
 
-    assert {uid} == store.lock_rows(Rows(runs=[uid]))
+    assert None is store.lock_of(uid)
     assert 0 == store.record_started([StartedRun(uid=uid, pid=7, at=NOW)], now=later(TTL))
     assert not store.record_leader_exit(uid, exit_code=0, signal=None, now=later(TTL))
     assert not store.begin_ending(uid, Outcome.LOST, "silent", now=later(TTL))

@@ -115,6 +115,71 @@ def noticed(world: World, uid: wire.RunUid) -> None:
     )
 
 
+def changed(**facts: Any) -> Callable[[World, wire.RunUid], None]:
+    """Return what reports a change alone."""
+
+    def report(world: World, uid: wire.RunUid) -> None:
+        world.executor.events.append(wire.Changed(uid=uid, **facts))
+
+    return report
+
+
+def started(world: World, uid: wire.RunUid) -> None:
+    world.executor.events.append(wire.Started(uid=uid, pid=9, start_ticks=1, at=world.at()))
+
+
+def beaten(world: World, uid: wire.RunUid) -> None:
+    world.executor.events.append(wire.Notice(uid=uid, serial=1, beat=True))
+
+
+#: Reports that come alone, and so lock no row before they are recorded.
+ALONE = {
+    "started": started,
+    "notice": beaten,
+    "leader exited": changed(state=wire.RunState.LEADER_EXITED, exit=wire.Exit(at=0.0)),
+    "ending": changed(state=wire.RunState.ENDING, ended_by=wire.EndedBy.RUN_TIMEOUT),
+    "unkillable": changed(state=wire.RunState.UNKILLABLE, reason="it waits for a disk"),
+    "unsignalled": changed(state=wire.RunState.ENDING, reason="sudo"),
+}
+
+
+@pytest.mark.parametrize("report", ALONE.values(), ids=ALONE)
+def test_a_report_that_comes_alone_shows_that_its_run_is_lost(
+    world: World, report: Callable[[World, wire.RunUid], None]
+) -> None:
+    task_id = world.submit("work")
+    world.start()
+    uid = take(world, task_id)
+    before = everything(world)
+    report(world, uid)
+
+    with capture_logs() as captured:
+        world.tick()
+
+    assert before == everything(world)
+    assert [task_id] == lost(captured)
+    (end,) = sent(world, wire.End, uid)
+    assert end.at_once
+
+
+@pytest.mark.parametrize("report", ALONE.values(), ids=ALONE)
+def test_a_report_of_a_run_that_ended_in_the_same_tick_loses_nothing(
+    world: World, report: Callable[[World, wire.RunUid], None]
+) -> None:
+    task_id = world.submit("work")
+    world.start()
+    uid = world.uid(task_id)
+    report(world, uid)
+    world.executor.gone(uid, 0, at=world.at())
+
+    with capture_logs() as captured:
+        world.settle_down()
+
+    assert [] == lost(captured)
+    assert [] == sent(world, wire.End, uid)
+    assert TaskState.RUNNING is not world.state(task_id)
+
+
 @pytest.mark.parametrize("report", [started_again, noticed])
 def test_a_report_of_a_lost_run_is_not_recorded_and_shows_that_it_is_lost(
     world: World, report: Callable[[World, wire.RunUid], None]
@@ -144,8 +209,102 @@ def test_a_lost_run_that_a_new_connection_reports_alive_is_ended(world: World) -
         world.settle_down()
 
     assert [task_id] == lost(captured)
-    assert 1 == len(sent(world, wire.End, uid))
+    (end,) = sent(world, wire.End, uid)
+    assert end.at_once
     assert [Outcome.ORPHANED, None] == [run.outcome for run in world.runs(task_id)]
+
+
+def test_a_lost_run_that_a_restarted_daemon_finds_is_ended_at_once(world: World) -> None:
+    task_id = world.submit("work")
+    world.start()
+    uid = take(world, task_id)
+
+    with capture_logs() as captured:
+        world.restart()
+
+    (end,) = sent(world, wire.End, uid)
+    assert end.at_once
+    assert ["run.unknown"] == [one["event"] for one in captured if one.get("run") == uid]
+
+
+def test_a_run_that_the_store_has_never_had_gets_its_kill_grace(world: World) -> None:
+    world.start()
+    uid = wire.RunUid("a" * 32)
+    report = wire.RunReport(uid=uid, state=wire.RunState.RUNNING, pid=9, start_ticks=1)
+    world.executor.runs[uid] = report
+
+    world.executor.reconnect()
+    world.settle_down()
+
+    (end,) = sent(world, wire.End, uid)
+    assert (False, SETTINGS.kill_grace) == (end.at_once, end.longest_grace)
+
+
+def claim_unnoticed(world: World, task_id: int) -> wire.RunUid:
+    """Claim a task as a commit of this daemon does that it has given up."""
+    with world.store.transaction() as now:
+        (claim,) = world.store.claim(
+            "default", limit=1, node=world.settings.node_id, output_dir="/o", now=now
+        )
+    assert claim.task_id == task_id
+    return claim.run_uid
+
+
+def test_a_claim_that_the_daemon_does_not_know_is_found_when_claims_are_confirmed(
+    world: World,
+) -> None:
+    world.submit("work", queue="other")
+    world.start()
+    task_id = world.submit("late")
+    claim_unnoticed(world, task_id)
+
+    world.run_for(LIMIT / 4 - 1)
+    assert [None] == [run.outcome for run in world.runs(task_id)]
+    with capture_logs() as captured:
+        world.run_for(2)
+
+    assert [Outcome.ORPHANED] == [run.outcome for run in world.runs(task_id)]
+    assert TaskState.READY is world.state(task_id)
+    assert ["store.reconciling"] == [
+        line["event"] for line in captured if line["event"].startswith("store.")
+    ]
+
+
+def test_a_claim_is_also_searched_for_by_a_daemon_without_runs(world: World) -> None:
+    world.start()
+    task_id = world.submit("late")
+    claim_unnoticed(world, task_id)
+
+    world.run_for(LIMIT / 4 + 1)
+
+    assert Outcome.ORPHANED is world.runs(task_id)[0].outcome
+
+
+def test_a_claim_without_a_task_is_searched_for_once(world: World) -> None:
+    """Its row was deleted by hand, so that no comparison finds the run."""
+    world.start()
+    task_id = world.submit("late")
+    claim_unnoticed(world, task_id)
+    store: Any = world.store
+    store.engine.connection.execute("PRAGMA foreign_keys = OFF")
+    store.engine.connection.execute(f"DELETE FROM tasks WHERE id = {task_id}")
+
+    world.run_for(2 * LIMIT)
+
+    assert 2 == world.executor.greetings
+
+
+def test_a_run_that_is_stranded_here_is_not_searched_for(world: World) -> None:
+    task_id = world.submit("work")
+    world.start()
+    uid = world.uid(task_id)
+    world.executor.alive[uid] = "sleep (9)"
+    world.executor.die()
+    world.executor.greet()
+    world.run_for(2 * LIMIT)
+
+    assert 2 == world.executor.greetings
+    assert [None] == [run.outcome for run in world.runs(task_id)]
 
 
 def test_a_failed_start_of_a_lost_run_frees_its_slot(world: World) -> None:

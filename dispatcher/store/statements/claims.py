@@ -3,7 +3,7 @@
 from dispatcher.execution import KILL_GRACE_MS
 from dispatcher.store.rows import Ready, columns
 from dispatcher.store.statements.given import given
-from dispatcher.store.statements.nodes import TAKES_WORK
+from dispatcher.store.statements.nodes import CLAIMS_WORK
 
 # An environment whose row was removed by hand is "", which is damage.
 _ENVIRONMENT = """
@@ -25,7 +25,7 @@ FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queu
 """
 
 #: `{fits}`: see `nodes.fits`.
-READY = f"""{_READY}AND queue = :queue AND {{fits}} AND {TAKES_WORK}
+READY = f"""{_READY}AND queue = :queue AND {{fits}} AND {CLAIMS_WORK}
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 

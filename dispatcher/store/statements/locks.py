@@ -12,6 +12,9 @@ from dispatcher.store.statements.given import given
 
 _NAMED = given("task_id", "uid")
 
+# Waits for the claims of a node, each of which shares this lock.
+NODE = "SELECT id FROM nodes WHERE id = :node FOR NO KEY UPDATE"
+
 # No row of a node that is NULL.
 TASKS = f"""
 SELECT id FROM tasks WHERE id IN (

@@ -56,6 +56,12 @@ DELETE FROM nodes WHERE id = :node
 TAKES_WORK: Final = """NOT EXISTS (SELECT 1 FROM nodes
     WHERE id = :node AND (draining IS NOT NULL OR session <> :session))"""
 
+#: The same for a claim, which keeps the row as it is until its commit: so a daemon that locks the
+#: row of its node has waited for the claims of all earlier sessions (ADR 27).
+CLAIMS_WORK: Final = """(EXISTS (SELECT 1 FROM nodes
+        WHERE id = :node AND draining IS NULL AND session = :session FOR SHARE)
+    OR NOT EXISTS (SELECT 1 FROM nodes WHERE id = :node))"""
+
 
 def fits(dialect: Dialect) -> str:
     """Return the condition that a node with the labels `:labels` may run a task.

@@ -33,7 +33,7 @@ UPDATE runs SET note = :note,
 WHERE {_HOLDS}
 """
 
-LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid"
+LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid AND outcome IS NULL"
 
 # Facts about a refused lock: the task now, and the run whose lock it was.
 PRESENTED = """
