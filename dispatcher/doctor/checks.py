@@ -14,7 +14,7 @@ from dispatcher.calendar import Calendar
 from dispatcher.config import of_service
 from dispatcher.config.config import Config
 from dispatcher.doctor import named_files
-from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
+from dispatcher.doctor.finding import Finding, bad, from_error, ok, skipped, warning
 from dispatcher.doctor.free_space import existing, rooms
 from dispatcher.doctor.processes import how_to_restart, processes
 from dispatcher.doctor.server import server
@@ -23,7 +23,7 @@ from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
 from dispatcher.host.node import known_node_id
 from dispatcher.overview import recent_step_text
-from dispatcher.store.examine import Examined, examine
+from dispatcher.store.examine import Examined, Report, examine
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
 from dispatcher.store.open import database_path, is_there, remembered_identity
 from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
@@ -32,8 +32,16 @@ from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, libra
 PATIENCE = 5.0
 
 
-def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding]:
-    """Check everything; each check comes after those that it depends on."""
+def _unreported(_checked: int, _pages: int) -> None: ...
+
+
+def findings(
+    config: Config, *, integrity: Report | None = _unreported, mountinfo: Path = MOUNTINFO
+) -> Iterator[Finding]:
+    """Check everything; each check comes after those that it depends on.
+
+    `integrity` is called while the pages of the database are checked; None: they are not.
+    """
     yield named_files.configuration(config)
     yield from _host()
     if (remedy := owner.remedy_if_foreign(config.state_dir)) is not None and not _is_open(config):
@@ -50,7 +58,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from named_files.textfile(config)
     yield from named_files.peers(config)
     yield from _sockets(config)
-    yield from _filesystem(config, mountinfo)
+    yield from _filesystem(config, mountinfo, integrity)
     yield from processes(config)
 
 
@@ -180,7 +188,7 @@ def _sockets(config: Config) -> Iterator[Finding]:
         yield ok("sockets", text)
 
 
-def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
+def _filesystem(config: Config, mountinfo: Path, integrity: Report | None) -> Iterator[Finding]:
     path = database_path(config.store_url)
     if path is None:
         yield from server(config)
@@ -191,10 +199,10 @@ def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
         yield from_error("filesystem", error)
     else:
         yield ok("filesystem", f"{path.parent} is on a local one")
-        yield from _store(config)
+        yield from _store(config, integrity)
 
 
-def _store(config: Config) -> Iterator[Finding]:
+def _store(config: Config, integrity: Report | None) -> Iterator[Finding]:
     path = database_path(config.store_url)
     if path is None:
         return
@@ -208,7 +216,7 @@ def _store(config: Config) -> Iterator[Finding]:
             remedy = f"restore it from a backup, or see the message of `{config.start_command()}`"
             yield bad("store", f"{path} is missing, and it was there", remedy)
             return
-        found = examine(path, patience=PATIENCE, whole=True)
+        found = examine(path, patience=PATIENCE, check=integrity)
     except (DispatcherError, OSError) as error:
         yield from_error("store", error)
         return
@@ -224,13 +232,17 @@ def _store(config: Config) -> Iterator[Finding]:
         yield ok("store", text)
     if found.calendar is not None:
         yield _clock(found.calendar)
-    if found.problems:
-        yield bad(
-            "integrity", "; ".join(found.problems), "stop the daemon, then: dispatcher restore FILE"
-        )
-    else:
-        yield ok("integrity", "every page was read, and is whole")
+    yield _integrity(found.problems)
     yield _identity(found, remembered)
+
+
+def _integrity(problems: tuple[str, ...] | None) -> Finding:
+    if problems is None:
+        return skipped("integrity", "no page was checked", "without --quick, all are")
+    if problems:
+        remedy = "stop the daemon, then: dispatcher restore FILE"
+        return bad("integrity", "; ".join(problems), remedy)
+    return ok("integrity", "every page was read, and is whole")
 
 
 def _identity(found: Examined, remembered: str | None) -> Finding:

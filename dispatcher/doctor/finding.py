@@ -7,6 +7,7 @@ from msgspec import Struct
 
 class Level(enum.StrEnum):
     OK = "ok"
+    SKIPPED = "skipped"
     WARNING = "warning"
     BAD = "bad"
 
@@ -22,6 +23,11 @@ class Finding(Struct, frozen=True):
 def ok(check: str, text: str) -> Finding:
     """Return a finding without a fault."""
     return Finding(check, Level.OK, text)
+
+
+def skipped(check: str, text: str, remedy: str) -> Finding:
+    """Return a check that was left out because the user asked for it."""
+    return Finding(check, Level.SKIPPED, text, remedy)
 
 
 def warning(check: str, text: str, remedy: str) -> Finding:

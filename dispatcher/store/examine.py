@@ -1,13 +1,16 @@
 """Examines a database without changing it: its schema, and whether it is damaged."""
 
+from collections.abc import Callable
 from contextlib import closing
+from itertools import count
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 from dispatcher.calendar import Calendar
-from dispatcher.errors import StoreUnusable
-from dispatcher.store import migrate, migrations
+from dispatcher.errors import StoreUnavailable, StoreUnusable
+from dispatcher.store import migrate, migrations, sqlite_errors
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import transaction
 from dispatcher.store.migrate import LINEAGE, lineage
@@ -15,6 +18,13 @@ from dispatcher.store.sqlite import SqliteEngine
 
 #: Problems of a damaged database to report.
 MOST_PROBLEMS = 3
+
+#: Steps of SQLite's virtual machine in a check of one page, at most: measured with the shortest
+#: tasks, of which a page has the most. With longer ones a check ends before all are counted.
+STEPS_OF_A_PAGE: Final = 4_500
+
+#: Called with the number of pages that are checked, and that of all.
+Report = Callable[[int, int], object]
 
 
 class Examined(Struct, frozen=True, kw_only=True):
@@ -28,14 +38,15 @@ class Examined(Struct, frozen=True, kw_only=True):
     """Its identity, and those of the stores that it replaced."""
     calendar: Calendar | None
     """Dates of the host's clock; None in a database of another schema."""
-    problems: tuple[str, ...]
-    """Damage; empty also without `whole`."""
+    problems: tuple[str, ...] | None
+    """Damage; None: the pages were not checked."""
 
 
-def examine(path: Path, *, patience: float, whole: bool) -> Examined:
-    """Examine an existing database; `whole` reads all of it, while others use it.
+def examine(path: Path, *, patience: float, check: Report | None = None) -> Examined:
+    """Examine an existing database; with `check`, check every page, while others use it.
 
-    Reads through a connection, as `sqlite` explains. Raises `StoreUnavailable` and `StoreUnusable`.
+    `check` is called repeatedly. Reads through a connection, as `sqlite` explains. Raises
+    `StoreUnavailable` and `StoreUnusable`.
     """
     with closing(SqliteEngine(path, patience=patience)) as engine:
         schema, identity = migrate.version_of(engine)
@@ -49,7 +60,7 @@ def examine(path: Path, *, patience: float, whole: bool) -> Examined:
             identity=identity,
             lineage=stores,
             calendar=_calendar(engine) if schema == known else None,
-            problems=_problems(engine) if whole else (),
+            problems=None if check is None else _problems(engine, check),
         )
 
 
@@ -60,10 +71,19 @@ def _calendar(engine: SqliteEngine) -> Calendar:
         return clock.calendar(engine)
 
 
-def _problems(engine: SqliteEngine) -> tuple[str, ...]:
+def _problems(engine: SqliteEngine, report: Report) -> tuple[str, ...]:
+    checked = count(1)
     try:
         with transaction(engine, write=False):
+            ((pages,),) = engine.rows("PRAGMA page_count")
+            engine.connection.set_progress_handler(
+                lambda: report(min(next(checked), pages), pages), STEPS_OF_A_PAGE
+            )
             rows = engine.rows(f"PRAGMA integrity_check({MOST_PROBLEMS})")
     except StoreUnusable as error:  # too damaged to be checked
         return (str(error).partition("; ")[0],)
+    except StoreUnavailable as error:
+        if sqlite_errors.is_interrupt(error.__cause__):  # the driver replaces Ctrl-C by this error
+            raise KeyboardInterrupt from None
+        raise
     return tuple(row[0] for row in rows if row[0] != "ok")

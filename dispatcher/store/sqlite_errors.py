@@ -25,6 +25,7 @@ _FAILED: Final = frozenset({7, 9, 10, 13, 15})  # NOMEM, INTERRUPT, IOERR, FULL,
 REFUSED: Final = frozenset({18, 19, 20, 25})  # TOOBIG, CONSTRAINT, MISMATCH, RANGE
 _DENIED: Final = frozenset({3, 8, 14, 23})  # PERM, READONLY, CANTOPEN, AUTH
 _ALTERED: Final = frozenset({1, 11, 17, 26})  # ERROR, CORRUPT, SCHEMA, NOTADB
+_INTERRUPT: Final = 9
 _CANTOPEN: Final = 14
 FULL: Final = 13
 
@@ -42,6 +43,11 @@ ERRORS: Final = (dbapi2.Error, *_BAD_VALUES)
 def code_of(error: Exception) -> int | None:
     """Return SQLite's result code; None if the driver raised the error."""
     return getattr(error, "sqlite_errorcode", None)
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Return whether a function that SQLite called has raised."""
+    return isinstance(error, dbapi2.Error) and code_of(error) == _INTERRUPT
 
 
 def is_of_statement(error: Exception) -> bool:

@@ -36,7 +36,7 @@ def test_r83_a_database_with_two_names_is_refused_by_both_untouched_with_the_rem
     before = [files(path), files(name)]
 
     for each in (path, name):
-        for use in (opened, lambda file: examine(file, patience=0, whole=True)):
+        for use in (opened, lambda file: examine(file, patience=0)):
             with pytest.raises(StoreUnusable, match=rf"{each} has 2 names.*find / -xdev -inum"):
                 use(each)
 

@@ -78,7 +78,7 @@ def test_nothing_is_shown_where_it_would_not_help(
         assert "" == pipe.getvalue()
 
 
-def test_submitting_many_and_pruning_show_their_bars(
+def test_commands_that_take_long_show_their_bars(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -89,9 +89,14 @@ def test_submitting_many_and_pruning_show_their_bars(
     lines.write_text('{"command": ["true"]}\n' * 1_200)
 
     printed = command("submit", "--from", lines).stdout
+    command("doctor")
     command("cancel", *range(1, 601))
     command("prune", "--older-than", "0ms", "--state", "cancelled")
 
     assert 1_200 == len(printed.splitlines())
-    for bar in (r"read .*[15]00+/\?", r"submitted .*\d/1200", r"deleted .*\d/600"):
+    bars = (
+        *(r"read .*[15]00+/\?", r"submitted .*\d/1200"),
+        *(r"checked .*[1-9]\d/[1-9]\d", r"deleted .*\d/600"),
+    )
+    for bar in bars:
         assert re.search(bar, terminal.getvalue())

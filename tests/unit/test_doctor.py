@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from pysqlite3 import dbapi2
 
 from dispatcher import control, wire
 from dispatcher.config import config as config_module
@@ -24,6 +25,7 @@ from dispatcher.doctor.checks import findings
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.host import holes, locks, owner
 from dispatcher.store import migrations
+from dispatcher.store.examine import examine
 from tests.command import Command
 from tests.listeners import certified, peers
 from tests.postgres import Postgres
@@ -383,9 +385,44 @@ def test_r49_a_damaged_page_that_no_start_reads_is_found(used: Command) -> None:
     used("show", 1)  # works: it does not come by there
 
     printed = used("doctor", exits=1).stdout
+    quick = used("doctor", "--quick").stdout.splitlines()
 
     assert "bad      integrity " in printed
     assert "; stop the daemon, then: dispatcher restore FILE" in printed
+    assert "skipped  integrity        no page was checked; without --quick, all are" in quick
+
+
+def test_quick_leaves_out_the_check_of_pages_alone(used: Command) -> None:
+    whole = [(one["check"], one["level"]) for one in used("doctor", "--json").json]
+    quick = [(one["check"], one["level"]) for one in used("doctor", "--json", "--quick").json]
+
+    assert [("integrity", "ok")] == [one for one in whole if one not in quick]
+    assert [("integrity", "skipped")] == [one for one in quick if one not in whole]
+
+
+def test_a_check_reports_its_pages_as_it_goes(used: Command) -> None:
+    used("submit", "--from", "-", stdin=b"true\n" * 500)
+    with closing(dbapi2.connect(used.state_dir / "tasks.db")) as connection:
+        ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+    reports: list[tuple[int, int]] = []
+
+    examined = examine(
+        used.state_dir / "tasks.db", patience=0, check=lambda *one: reports.append(one)
+    )
+
+    assert () == examined.problems
+    assert [(number, pages) for number in range(1, len(reports) + 1)] == reports
+    assert 1 < len(reports) <= pages
+
+
+def test_ctrl_c_ends_a_check_and_is_no_damage(used: Command) -> None:
+    used("submit", "--from", "-", stdin=b"true\n" * 500)
+
+    def interrupted(_checked: int, _pages: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(used.state_dir / "tasks.db", patience=0, check=interrupted)
 
 
 def test_a_store_that_is_missing_or_another_one(used: Command) -> None:

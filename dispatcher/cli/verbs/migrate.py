@@ -56,7 +56,7 @@ def _schema(config: Config) -> tuple[int | None, int]:
         return _schema_on_server(config)
     if not is_there(path):
         return None, len(migrations.MIGRATIONS)
-    found = examine(path, patience=PATIENCE, whole=False)
+    found = examine(path, patience=PATIENCE)
     if found.schema > found.known:  # it raises, with the remedy
         _open(config)
     return found.schema, max(found.schema, found.known)
