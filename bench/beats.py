@@ -149,6 +149,7 @@ def measured(
     with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
         if checkout is not None:
             os.chdir(checkout)
+            os.environ["PYTHONPATH"] = str(checkout)
         daemon = Daemon(Path(place), slots=workers)
         daemon.submit(workers, lease_ttl="60s")
         with daemon.running():
@@ -170,6 +171,7 @@ def measured(
             after, end = process.cpu_times(), time.monotonic()
             beating.close()
         os.chdir(here)
+        os.environ.pop("PYTHONPATH", None)
     cpu = after.user + after.system - before.user - before.system
     return Figures(end - begin, beating.answered, beating.reconnected, cpu)
 

@@ -109,7 +109,10 @@ class Runs:
         if name := run.passed_deadline(at):
             self._report.start_failed(start, wire.Fault.LATE, f"its deadline {name} has passed")
             return
-        self._oom_kills.look(at)  # what was killed by now was not of this run
+        if not self._starts:
+            self._oom_kills.look(
+                at
+            )  # what was killed by now was of no run that starts in this tick
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._table.add(run)
         self._starts.append((run, start))
@@ -182,7 +185,8 @@ class Runs:
         self.release()
 
     def release(self) -> None:
-        """Close the descriptors that watch and forward output."""
+        """Close the descriptors that keep, watch and forward output."""
+        self._outputs.release()
         self._budgets.close()
         self._forwarder.close()
 

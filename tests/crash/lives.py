@@ -209,8 +209,7 @@ class ExecutorLife:
             self.executor.runs.release()
         for part in (self._server, self._journal, self.kernel, self._spawner):
             part.close()
-        for path in list(self._outputs._files):
-            self._outputs.close(path)
+        self._outputs.release()
         if self.fate.dead:
             # Descriptors that its last call had opened and not stored yet.
             for descriptor, *_ in descriptors() - self._before:

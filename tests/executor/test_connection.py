@@ -6,10 +6,12 @@ import socket
 import stat
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from dispatcher import times, wire
+from dispatcher.executor.output.files import MOST_EMPTY
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
 from tests.executor.workers import children
@@ -174,18 +176,22 @@ def test_a_quick_run_is_reported_in_one_batch(home: Home, daemon: Daemon) -> Non
     assert [] == others  # no `changed`: a run that is gone at once was never in between
 
 
-def test_hundreds_of_runs_cost_no_more_descriptors_than_they_have_leaders(
+def test_hundreds_of_runs_cost_no_more_descriptors_than_empty_outputs_are_kept(
     home: Home, daemon: Daemon
 ) -> None:
     executor = home.processes[0].pid
     before = len(os.listdir(f"/proc/{executor}/fd"))
 
-    uids = [daemon.start(["true"], home.output(str(n % 50))) for n in range(50)]
-    for uid in uids:
-        daemon.expect(wire.Exited, uid)
+    for batch in range(3):
+        names = [str(50 * batch + n) for n in range(50)]
+        for uid in [daemon.start(["true"], home.output(name)) for name in names]:
+            daemon.expect(wire.Exited, uid)
 
-    assert [] == children(executor)
-    assert before == len(os.listdir(f"/proc/{executor}/fd"))
+        assert [] == children(executor)
+        opened = [os.readlink(file) for file in Path(f"/proc/{executor}/fd").iterdir()]
+        kept = [path for path in opened if path.startswith(str(home.outputs))]
+        assert before + len(kept) == len(opened)
+        assert len(kept) == len({*kept}) <= MOST_EMPTY
 
 
 def test_a_removed_socket_is_made_again_before_a_ping_is_answered(

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,3 +65,44 @@ def test_a_released_handle_is_quiet_though_somebody_still_has_a_copy(kernel: Ker
             assert [] == kernel.wait(0)
         finally:
             os.close(copy)
+
+
+@pytest.mark.parametrize(("children", "reads"), [(0, 1), (3, 1), (2000, 4)])
+def test_the_list_of_our_children_is_read_to_its_end_however_many_pages_it_has(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, children: int, reads: int
+) -> None:
+    """And not once more where a page was not full: two reads a tick for nothing."""
+    pids = [*range(100_000, 100_000 + children)]
+    text, positions = b"".join(b"%d " % pid for pid in pids), []
+
+    def read(_descriptor: int, most: int, position: int) -> bytes:
+        positions.append(position)
+        return text[position : position + min(most, 4095)]  # a page, without its last byte
+
+    monkeypatch.setattr(os, "pread", read)
+
+    assert pids == sorted(kernel.orphans())
+    assert [4095 * number for number in range(reads)] == positions
+
+
+def test_memory_is_reported_only_above_what_this_process_has_had(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child starts with its parent's mark, which only rises and is read when it may matter."""
+    ours, asked = [500], []
+
+    def getrusage(_who: int) -> SimpleNamespace:
+        asked.append(ours[0])
+        return SimpleNamespace(ru_maxrss=ours[0])
+
+    def reaped(most: int) -> int | None:
+        usage = SimpleNamespace(ru_maxrss=most, ru_utime=0.0, ru_stime=0.0)
+        monkeypatch.setattr(os, "wait4", lambda *_: (1, 0, usage))
+        return kernel.reap(1).max_rss_bytes
+
+    monkeypatch.setattr(resource, "getrusage", getrusage)
+    assert [None, None, None] == [reaped(500), reaped(500), reaped(499)]
+    assert [500] == asked
+    assert 501 * 1024 == reaped(501)
+    ours[0] = 600
+    assert [None, None, 601 * 1024] == [reaped(600), reaped(550), reaped(601)]

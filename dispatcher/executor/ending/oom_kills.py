@@ -57,7 +57,7 @@ class OomKills:
     def look(self, at: Instant) -> None:
         """Add the kills since the last look, and drop those too old to be a run's end.
 
-        Call it before a run is added to the live ones or removed from them.
+        Call it before the first run of a tick is added to the live ones, and before one is removed.
         """
         counted = self._count()
         if counted is None:

@@ -72,6 +72,8 @@ class Budgets:
         """Bring a run's file within its budget once more: nobody writes to it any longer."""
         if file := self._files.pop(uid, None):
             self._quiet.drop(file)
+            if file.output.is_fresh and not file.output.disk:  # as measured for its tail
+                return
             for _ in range(MOST_LAST_LOOKS):
                 if not self._look(file):
                     break

@@ -10,7 +10,6 @@ import os
 import stat
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from dispatcher.host import output_files
@@ -18,7 +17,7 @@ from dispatcher.host import output_files
 #: Bytes of the output's end that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096
 
-#: Empty files kept for later runs; more would not be used, as each start takes one.
+#: Empty files kept open for later runs; more would not be used, as each start takes one.
 MOST_EMPTY = 64
 
 #: Append to the file; do not wait for a FIFO's reader, and follow no link.
@@ -27,12 +26,6 @@ _APPENDS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBL
 #: Times that an empty file is found open elsewhere before it is left alone. A child that is about
 #: to exec has it open too, and on a busy host dozens of other starts happen meanwhile.
 MOST_TRIES = 50
-
-
-@dataclass(slots=True)
-class _Empty:
-    path: str
-    tries: int = 0
 
 
 class OutputLocked(Exception):
@@ -51,7 +44,10 @@ class OutputFile:
         """Bytes, when it was last measured."""
         self.disk = 0
         """Bytes of disk, when it was last measured."""
-        self._links = 0
+        self.tries = 0
+        """How often a later run could not get it, as it was open elsewhere."""
+        self._found: os.stat_result | None = None
+        """What it was when it was last measured."""
 
     def measure(self) -> int:
         """Measure it; return its size in bytes."""
@@ -59,13 +55,18 @@ class OutputFile:
         if found.st_size < self.size:
             self.truncated += self.size
         self.size, self.disk = found.st_size, found.st_blocks * 512
-        self._links = found.st_nlink
+        self._found = found
         return self.size
 
     @property
     def is_fresh(self) -> bool:
         """Whether it was empty, and had no other name, when it was last measured."""
-        return (self.size, self._links) == (0, 1)
+        return self._found is not None and _is_fresh(self._found)
+
+    def is_fresh_at(self, path: str) -> bool:
+        """Whether a path leads to this file, and it is still fresh. Raises OSError."""
+        there = os.lstat(path)
+        return self._found is not None and os.path.samestat(there, self._found) and _is_fresh(there)
 
     def trim(self) -> None:
         """Free what was reserved behind its end, once nobody writes to it."""
@@ -86,13 +87,14 @@ class OutputFiles:
     """Opens and probes output files; keeps those of the runs that were started here.
 
     A run that wrote nothing leaves no file: a later run gets it under its own name, unless somebody
-    still has it open. That is cheaper than a fresh file, up to forty times where many files were
+    still has it open. Our own descriptor, which no process of a run ever had, stays open for it.
+    That is cheaper than a fresh file, up to forty times where many files were
     deleted (ext4 steps over each inode that was deleted recently), and keeps the directory free of
     empty files.
     """
 
     def __init__(self) -> None:
-        self._empty: deque[_Empty] = deque()
+        self._empty: deque[OutputFile] = deque()
         self._files: dict[str, OutputFile] = {}
 
     def open(self, path: str) -> int:
@@ -100,17 +102,13 @@ class OutputFiles:
 
         Raises OutputLocked if a run has it, OSError if it cannot be opened as a regular file.
         """
-        descriptor = self._reused(path) if self._empty else None
-        if descriptor is None:
-            descriptor = _made(path)
+        if self._empty and (reused := self._reused(path)) is not None:
+            return reused
+        descriptor = _locked(_made(path), path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # By its inode, as its name may be another file's by now; a copy would keep the lock.
-            own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
+            own = _opened_again(descriptor, os.O_RDWR)
+        except OSError:
             os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                raise OutputLocked(path) from None
             raise
         self._files[path] = OutputFile(path, own)
         return descriptor
@@ -125,31 +123,40 @@ class OutputFiles:
         return 0 if file is None else file.truncated
 
     def close(self, path: str) -> None:
-        """Close our own descriptor of an output."""
-        if file := self._files.pop(path, None):
+        """Close our own descriptor of an output, unless it is kept for a later run."""
+        file = self._files.pop(path, None)
+        if file is not None and file not in self._empty:
             file.close()
+
+    def release(self) -> None:
+        """Close all our own descriptors."""
+        for path in list(self._files):
+            self.close(path)
+        while self._empty:
+            self._empty.popleft().close()
 
     def end(self, path: str) -> str:
         """Return the output's tail once its run is gone; a file that stayed empty is kept."""
         tail = self.tail(path)
         file = self._files.get(path)
         if file is not None and file.is_fresh and len(self._empty) < MOST_EMPTY:
-            self._empty.append(_Empty(path))  # its reuse tests whether it is open elsewhere
+            self._empty.append(file)  # its reuse tests whether it is open elsewhere
         return tail
 
     def _reused(self, path: str) -> int | None:
         """Return a descriptor of an empty file that no other process has, under its new name."""
+        empty = self._empty.popleft()
         with suppress(OSError):  # it was removed
-            empty = self._empty.popleft()
-            descriptor = _opened(empty.path)  # before its name is taken: it may be a FIFO by now
             os.rename(empty.path, path)
-            if _is_fresh(descriptor) and not _is_open_elsewhere(descriptor):
+            if (descriptor := _taken(empty, path)) is not None:
+                self._files[path] = OutputFile(path, empty.descriptor)
                 return descriptor
-            os.close(descriptor)
             os.rename(path, empty.path)  # it stays with the process that has it open
             empty.tries += 1
             if empty.tries < MOST_TRIES:
                 self._empty.append(empty)
+                return None
+        empty.close()
         return None
 
     def is_locked(self, path: str) -> bool:
@@ -202,9 +209,33 @@ def _opened(path: str, *, create: bool = False) -> int:
     return descriptor
 
 
-def _is_fresh(descriptor: int) -> bool:
+def _taken(empty: OutputFile, path: str) -> int | None:
+    """Return a locked descriptor of a file that has this name now; None if it is not to be had."""
+    with suppress(OSError, OutputLocked):
+        if empty.is_fresh_at(path) and not _is_open_elsewhere(empty.descriptor):
+            return _locked(_opened_again(empty.descriptor, os.O_WRONLY | os.O_APPEND), path)
+    return None
+
+
+def _opened_again(descriptor: int, flags: int) -> int:
+    """Open a file again by its inode: its name may be another's, and a copy would share a lock."""
+    return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
+
+
+def _locked(descriptor: int, path: str) -> int:
+    """Return a descriptor, locked. Raises OutputLocked and OSError, and then closes it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise OutputLocked(path) from None
+        raise
+    return descriptor
+
+
+def _is_fresh(found: os.stat_result) -> bool:
     """Whether a file is empty, and has no other name."""
-    found = os.fstat(descriptor)
     return (found.st_size, found.st_nlink) == (0, 1)
 
 

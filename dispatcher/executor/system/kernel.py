@@ -52,6 +52,8 @@ class Kernel:
         # Orphans are handed to the main thread; kept open because it is read at every exit.
         self._children = os.open(f"/proc/self/task/{self.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._leaders: set[bytes] = set()
+        self._high_water = 0
+        """The most memory that this process has had, in KiB, when it was last read."""
         self._hidden = HiddenPids()
         self._oom_counter = OomCounter()
 
@@ -144,8 +146,9 @@ class Kernel:
         except ChildProcessError:
             return Usage()
         # A spawned process starts with its parent's high-water mark: a lower one is unknown.
-        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        rss = usage.ru_maxrss * 1024 if usage.ru_maxrss > ours else None
+        if usage.ru_maxrss > self._high_water:
+            self._high_water = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        rss = usage.ru_maxrss * 1024 if usage.ru_maxrss > self._high_water else None
         return Usage(max_rss_bytes=rss, cpu_seconds=usage.ru_utime + usage.ru_stime)
 
     def signal_leader(self, leader: int, signum: int) -> None:
@@ -169,6 +172,8 @@ class Kernel:
         while chunk := os.pread(self._children, _CHUNK, position):
             names += chunk.split()
             position += len(chunk)
+            if len(chunk) < procfs.LEAST_OF_MORE:
+                break
         return [int(name) for name in set(names) - self._leaders]
 
     def reap_if_dead(self, orphan: int) -> bool:

@@ -22,6 +22,10 @@ UNKNOWN_START = -1
 #: Bytes per read of a file in /proc: most are smaller.
 _CHUNK = 16384
 
+#: Bytes that a read returns at least where more follows: less than the page that the kernel fills
+#: at a time, by more than a line of any list.
+LEAST_OF_MORE = 4000
+
 #: Pid and start ticks: no other process ever has both.
 Identity = tuple[int, int]
 
@@ -182,7 +186,7 @@ def read(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = os.read(descriptor, _CHUNK)
-        if len(found) < 4000:  # less than the page that the kernel fills at a time
+        if len(found) < LEAST_OF_MORE:
             return found
         chunks = [found]
         while chunk := os.read(descriptor, _CHUNK):

@@ -372,6 +372,33 @@ def test_r67_room_that_a_worker_reserves_is_given_back(
     assert on_disk(path) <= BUDGET + SLACK
 
 
+def test_an_empty_output_that_was_measured_for_its_tail_is_not_measured_again(
+    tmp_path: Path, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets, path = make(tmp_path, quiet)
+    assert "" == OPENED[-1].tail()
+    measured = []
+    monkeypatch.setattr(OutputFile, "measure", measured.append)
+
+    budgets.drop(UID)
+
+    assert [] == measured
+    assert 0 == on_disk(path)
+
+
+def test_r67_room_that_is_reserved_in_an_empty_output_is_given_back_at_the_end(
+    tmp_path: Path, quiet: Quiet
+) -> None:
+    budgets, path = make(tmp_path, quiet)
+    with path.open("r+b") as file:
+        holes.fallocate(file.fileno(), holes.KEEP_SIZE, 0, 40 * BUDGET)
+    assert "" == OPENED[-1].tail()
+
+    budgets.drop(UID)
+
+    assert on_disk(path) <= SLACK
+
+
 def test_r67_bytes_written_into_a_hole_are_punched_out_again(tmp_path: Path, quiet: Quiet) -> None:
     """`dd conv=notrunc` into the beginning of an output that is long already."""
     budgets, path = make(tmp_path, quiet)

@@ -183,3 +183,21 @@ def test_a_successor_reads_it_in_the_journal(world: World) -> None:
 
     (line,) = [line for line in world.path.read_text().splitlines() if "leader_exited" in line]
     assert '"oom":true' in line
+
+
+def test_the_starts_of_a_tick_share_one_look_at_the_counter(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process of any of them exists before the tick has read all its messages."""
+    looks: list[Instant] = []
+    monkeypatch.setattr(OomKills, "look", lambda _, at: looks.append(at))
+    world.server.inbox += [
+        wire.Start(
+            uid=wire.RunUid(uid), epoch=1, command=("it",), env={}, output_path=f"/{uid}.log"
+        )
+        for uid in ("a", "b")
+    ]
+    world.start("c")
+
+    assert 3 == len(world.executor.table.live)
+    assert 1 == len(looks)

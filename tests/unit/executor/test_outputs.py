@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.executor.output.files import OutputFiles, OutputLocked
+from dispatcher.executor.output import files
+from dispatcher.executor.output.files import MOST_EMPTY, OutputFiles, OutputLocked
 
 
 @pytest.fixture
 def outputs() -> Iterator[OutputFiles]:
     outputs = OutputFiles()
     yield outputs
-    for path in list(outputs._files):
-        outputs.close(path)
+    outputs.release()
 
 
 def test_a_run_that_wrote_nothing_leaves_its_file_to_the_next(
@@ -51,6 +51,7 @@ def test_a_file_that_somebody_still_has_open_is_not_handed_on(
     held = outputs.open(first)
 
     outputs.end(first)
+    outputs.close(first)
     os.close(outputs.open(second))
 
     assert outputs.identity(first) != outputs.identity(second)
@@ -157,6 +158,72 @@ def test_a_fifo_in_place_of_an_empty_file_costs_the_next_run_nothing(
     assert (True, True) == (first.is_fifo(), second.is_file())
 
 
+def test_a_file_that_is_handed_on_is_opened_anew_and_locked_for_its_run(
+    outputs: OutputFiles, tmp_path: Path
+) -> None:
+    """What the former run's processes had is not what the next run's get."""
+    first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
+    os.close(outputs.open(first))
+    outputs.end(first)
+    outputs.close(first)
+    assert not outputs.is_locked(first)
+
+    descriptor = outputs.open(second)
+
+    assert outputs.is_locked(second)
+    assert os.O_WRONLY | os.O_APPEND == fcntl.fcntl(descriptor, fcntl.F_GETFL) & (
+        os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK
+    )
+    os.close(descriptor)
+    assert not outputs.is_locked(second), "our own descriptor does not share the lock"
+
+
+def test_a_file_that_cannot_be_had_costs_the_next_run_nothing(
+    outputs: OutputFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its name, and is tried again."""
+    first, second, third = (str(tmp_path / f"{name}.log") for name in ("first", "second", "third"))
+    os.close(outputs.open(first))
+    inode = outputs.identity(first)
+    outputs.end(first)
+    outputs.close(first)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_opened_again", refused)
+        with pytest.raises(PermissionError):
+            outputs.open(second)
+    assert inode == outputs.identity(first)
+    os.unlink(second)
+
+    os.close(outputs.open(third))
+
+    assert inode == outputs.identity(third)
+
+
+def refused(descriptor: int, flags: int) -> int:
+    raise PermissionError(descriptor, flags)
+
+
+def test_each_empty_file_costs_one_descriptor_and_is_closed_once_it_is_gone(
+    outputs: OutputFiles, tmp_path: Path
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    paths = [str(tmp_path / f"{number}.log") for number in range(MOST_EMPTY + 5)]
+    for path in paths:
+        os.close(outputs.open(path))
+    for path in paths:
+        outputs.end(path)
+        outputs.close(path)
+    assert len(before) + MOST_EMPTY == len(os.listdir("/proc/self/fd"))
+
+    for path in paths:
+        os.unlink(path)
+    for number in range(MOST_EMPTY):
+        os.close(outputs.open(str(tmp_path / f"other {number}")))
+        outputs.close(str(tmp_path / f"other {number}"))
+
+    assert before == os.listdir("/proc/self/fd")
+
+
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_only_a_regular_file_is_opened_and_nobody_waits(
     outputs: OutputFiles, tmp_path: Path, kind: str
@@ -207,6 +274,7 @@ def test_a_file_that_was_tidied_away_does_no_harm(outputs: OutputFiles, tmp_path
     first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
     os.close(outputs.open(first))
     outputs.end(first)
+    outputs.close(first)
     os.unlink(first)
 
     os.close(outputs.open(second))
