@@ -11,6 +11,14 @@ from dispatcher.store.storage import STORAGE
 #: A parameter; or a literal or comment, which contains none.
 _PARAMETER: Final = re.compile(r"'[^']*'|--[^\n]*|(?<!:):([A-Za-z_]\w*)")
 
+#: The table that `statements.given` writes.
+_GIVEN: Final = re.compile(r"json_to_recordset\(CAST\(:given AS json\)\) AS given\([^)]*\)")
+
+# PostgreSQL expects 100 rows of a JSON array, for which it rather reads a small table as a whole;
+# a prepared statement then goes on to do so however much the table grows. Of a limit that it does
+# not know beforehand (here there is none) it expects a tenth.
+_FEW: Final = "(SELECT * FROM {table} LIMIT (SELECT CAST(NULL AS BIGINT))) AS given"
+
 # JSON as the store writes it: strings whose escapes the server can decode. Other text, written by
 # hand, would end the whole statement; only PostgreSQL 16 could test it by itself.
 _STRING: Final = r'"([^"\\\u0001-\u001F]|\\["\\/bfnrt]|\\u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4})*"'
@@ -62,4 +70,5 @@ def translated(statement: str) -> tuple[bytes, tuple[str, ...]]:
         name = found[1]
         return found[0] if name is None else numbers.setdefault(name, f"${len(numbers) + 1}")
 
-    return _PARAMETER.sub(number, statement).encode(), tuple(numbers)
+    few = _GIVEN.sub(lambda found: _FEW.format(table=found[0]), statement)
+    return _PARAMETER.sub(number, few).encode(), tuple(numbers)

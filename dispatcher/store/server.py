@@ -174,6 +174,9 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
             # So long a process that is stopped or cut off keeps others from the rows it locked.
             "idle_in_transaction_session_timeout": round(self.answer * 1000),
             "client_min_messages": "warning",
+            # Statements are prepared while tables are small, and then used while they grow.
+            "enable_seqscan": "off",
+            "jit": "off",
             "search_path": f'"{self.schema}"',
         }
         wanted = [f"SET {name} = {value}" for name, value in settings.items()]
