@@ -155,7 +155,7 @@ def _opened(
     repeated = [{"task_id": ready.task_id} for ready, _ in planned if ready.fence]
     outcomes, outputs = _earlier_runs(engine, repeated, owner)
     runs = [values for _, values in planned]
-    moves.make(engine, moves.CLAIM, runs, now=now)
+    moves.make_later(engine, moves.CLAIM, runs, now=now)
     values = {"owner": owner, "now": now, "given": rows_of(runs)}
     ids = {uid: run_id for run_id, uid in engine.rows(sql.OPEN, values)}
     return Claims(

@@ -141,6 +141,12 @@ class Engine(Protocol):
     def change(self, statement: str, values: Values = NONE) -> int:
         """Execute a statement and return how many rows it changed."""
 
+    def later(self, statement: str, values: Values = NONE) -> object:
+        """Execute a statement by the time of the next other one, or of the commit.
+
+        That one raises its error. What it returns means nothing.
+        """
+
     def close(self) -> None:
         """Close the connection. Idempotent."""
 

@@ -28,7 +28,14 @@ __all__ = [
     "SETTLE",
     "Move",
     "make",
+    "make_later",
 ]
+
+
+def make_later(engine: Engine, move: Move, tasks: Sequence[Values], *, now: StoreTime) -> None:
+    """Move tasks as `make`, by the time of the next statement."""
+    if tasks:
+        engine.later(move.statement, {"given": rows_of(tasks), "now": now})
 
 
 def make(engine: Engine, move: Move, tasks: Sequence[Values], *, now: StoreTime) -> int:

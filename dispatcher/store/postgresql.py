@@ -9,51 +9,21 @@ from typing import Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow
+from psycopg.pq.abc import PGresult
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.store import forks, postgresql_errors
+from dispatcher.store import session_text as sql
 from dispatcher.store.engine import NONE, Batch, Row, Values
+from dispatcher.store.exchanges import Exchanges
 from dispatcher.store.postgresql_text import DIALECT, Writes, translated, writes_of
 from dispatcher.store.server import DatabaseServer, Session
 from dispatcher.store.server_clock import Reading
 from dispatcher.times import StoreTime, instant
 
-# Begins a transaction, and reads the server's clock and timeline in one exchange. In a snapshot
-# this is also the statement whose moment it shows. A standby has no timeline to read.
-_BEGIN = """BEGIN ISOLATION LEVEL {mode};
-SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT), {timeline}
-"""
-_TIMELINE: Final = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-_BEGIN_WRITE: Final = _BEGIN.format(mode="READ COMMITTED READ WRITE", timeline=_TIMELINE).encode()
-_BEGIN_READ: Final = _BEGIN.format(mode="REPEATABLE READ READ ONLY", timeline="NULL").encode()
-
-_COMMIT: Final = b"COMMIT"
-
-#: Waits neither for the disk nor for a standby.
-_COMMIT_FORGETTABLE: Final = b"SET LOCAL synchronous_commit = off; COMMIT"
-
 #: Warnings after which a COMMIT is done here, and perhaps nowhere else: somebody ended the wait for
 #: a synchronous standby.
 _NOT_REPLICATED: Final = "01000"
-
-# No time-out of the server ends that wait, nor does it notice that the session was given up.
-_END_WAIT: Final = b"""
-SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-WHERE pid = $1 AND wait_event = 'SyncRep' AND application_name = current_setting('application_name')
-"""
-
-#: Lets one process at a time change the tables.
-_LOCK_SCHEMA: Final = b"SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
-
-#: Seconds that a change of tables waits for a lock while others wait behind it, and that it may
-#: take in all.
-_CHANGE_LOCKS: Final = 2
-_CHANGE_TAKES: Final = 3600
-_FOR_CHANGES: Final = (
-    f"SET LOCAL lock_timeout = '{_CHANGE_LOCKS}s'; SET LOCAL statement_timeout = 0;"
-    " SET LOCAL idle_in_transaction_session_timeout = 0"
-).encode()
 
 
 class PostgresqlEngine:
@@ -124,19 +94,22 @@ class PostgresqlEngine:
         before = instant()
         try:
             if self._given_up:
-                self._cursor.execute(_END_WAIT, [self._given_up], prepare=False)
+                self._exchanges.add(sql.END_WAIT, [self._given_up])
+                self._exchanges.send()
                 self._given_up = 0
-            self._cursor.execute(_BEGIN_WRITE if write else _BEGIN_READ, prepare=False)
-            self._cursor.nextset()
-            ((time, timeline),) = self._cursor.fetchall()
+            self._exchanges.add(sql.BEGIN_WRITE if write else sql.BEGIN_READ, prepare=False)
+            self._exchanges.add(sql.CLOCK_WRITE if write else sql.CLOCK_READ)
+            ((time, timeline),) = self._exchanges.rows(self._exchanges.send())
             at = instant()
             self._reading = Reading(StoreTime(time), took=at - before, at=at)
             if timeline is not None:
                 self._follow(int(timeline, 16))
             if schema:
-                self._session_left(_CHANGE_TAKES)
-                self._cursor.execute(_FOR_CHANGES, prepare=False)
-                self._cursor.execute(_LOCK_SCHEMA, [f"dispatcher {self._server.schema}"])
+                self._session_left(sql.CHANGE_TAKES)
+                for text in sql.FOR_CHANGES:
+                    self._exchanges.add(text)
+                self._exchanges.add(sql.LOCK_SCHEMA, [f"dispatcher {self._server.schema}"])
+                self._exchanges.send()
         except psycopg.Error as error:
             raise self._fail(error) from error
         self._is_open, self._writes, self._lasts = True, write, None
@@ -176,15 +149,16 @@ class PostgresqlEngine:
         session.left = self._server.answer
 
     def commit(self) -> None:
-        cursor = self._cursor_in_transaction()
-        self._unreplicated, pid = "", cursor.connection.info.backend_pid
+        self._refuse_outside()
+        self._unreplicated, session = "", self._session
+        if session is None or session.is_lost():
+            raise self._fail(psycopg.OperationalError("the server ended the session"))
+        pid = session.info.backend_pid
+        if self._lasts is False:
+            self._exchanges.add(sql.FORGET)
+        self._exchanges.add(b"COMMIT", prepare=False)
         try:
-            if self._session is None or self._session.is_lost():
-                raise self._fail(psycopg.OperationalError("the server ended the session"))
-            text = _COMMIT_FORGETTABLE if self._lasts is False else _COMMIT
-            cursor.execute(text, prepare=False)
-            while cursor.nextset():
-                pass
+            result = self._exchanges.send()
         except psycopg.Error as error:
             failure = self._fail(error)
             if not self._writes or postgresql_errors.proves_no_commit(error):
@@ -193,7 +167,7 @@ class PostgresqlEngine:
             self._drop()
             raise CommitUnknown(f"the commit has an unknown outcome: {failure}") from error
         self._is_open = False
-        if cursor.statusmessage != "COMMIT":
+        if result.command_status != b"COMMIT":
             raise StoreUnavailable(f"{self.name} rolled the transaction back")
         if self._unreplicated:
             raise CommitUnknown(
@@ -207,11 +181,13 @@ class PostgresqlEngine:
         if self._disabled:
             return
         self._failure = None
+        self._exchanges.drop()
         if self._session is None or _is_idle(self._session):
             return
         if self._session.info.transaction_status is not TransactionStatus.ACTIVE:
             try:
-                self._cursor.execute(b"ROLLBACK", prepare=False)
+                self._exchanges.add(b"ROLLBACK", prepare=False)
+                self._exchanges.send()
             except psycopg.Error:
                 pass
             else:
@@ -219,29 +195,35 @@ class PostgresqlEngine:
         self._drop()
 
     def rows(self, statement: str, values: Values = NONE) -> list[Row]:
-        cursor = self._execute(statement, values)
-        return [] if cursor.rownumber is None else cursor.fetchall()
+        return self._exchanges.rows(self._execute(statement, values))
 
     def change(self, statement: str, values: Values = NONE) -> int:
-        return self._execute(statement, values).rowcount
+        return self._execute(statement, values).command_tuples or 0
 
-    def _execute(self, statement: str, values: Values) -> psycopg.Cursor[TupleRow]:
-        cursor = self._cursor_in_transaction()
+    def later(self, statement: str, values: Values = NONE) -> None:
+        self._refuse_outside()
         text, names = translated(statement)
         if writes := writes_of(statement):
             self._lasts = self._lasts or writes is Writes.LASTING
         try:
-            return cursor.execute(text, [_plain(values[name]) for name in names] or None)
+            self._exchanges.add(text, [_plain(values[name]) for name in names])
         except postgresql_errors.ERRORS as error:
             raise self._fail(error) from error
 
-    def _cursor_in_transaction(self) -> psycopg.Cursor[TupleRow]:
+    def _execute(self, statement: str, values: Values) -> PGresult:
+        self.later(statement, values)
+        try:
+            return self._exchanges.send()
+        except postgresql_errors.ERRORS as error:
+            raise self._fail(error) from error
+
+    def _refuse_outside(self) -> None:
+        """Raise unless a transaction is open."""
         self._check_fork()
         if self._failure is not None:
             raise self._failure
         if not self._is_open:
             raise RuntimeError("no transaction is open")
-        return self._cursor
 
     def close(self) -> None:
         self._closed, self._is_open = True, False
@@ -260,7 +242,7 @@ class PostgresqlEngine:
     def _connect(self) -> Session:
         self._session, self._is_proved = (session := self._server.connect()), False
         session.add_notice_handler(self._notice)
-        self._cursor = session.cursor()
+        self._exchanges = Exchanges(session)
         self._origin = (self._origin[0] + 1, self._origin[1])
         return session
 

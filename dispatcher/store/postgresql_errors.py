@@ -94,7 +94,7 @@ def ends_session(error: Exception) -> bool:
     state = _state_of(error)
     if state.startswith("57"):
         return state != "57014"
-    return state in ("", _IDLE_TOO_LONG, _READ_ONLY) or state.startswith(("08", "26"))
+    return state in ("", _IDLE_TOO_LONG, _READ_ONLY) or state.startswith(("08", "0A", "26"))
 
 
 def proves_no_commit(error: psycopg.Error) -> bool:

@@ -27,10 +27,6 @@ OLDEST: Final = 140_000
 STATEMENT: Final = 1.0
 ANSWER: Final = 2.0
 
-#: Executions of a statement before it is prepared: a command that runs it once does without.
-_UNPREPARED: Final = 2
-_MOST_PREPARED: Final = 500
-
 # With `off` a crash of the server forgets commits that were acknowledged, and nothing shows it.
 _DURABLE: Final = """SELECT set_config('synchronous_commit', 'local', false)
 WHERE current_setting('synchronous_commit') = 'off'"""
@@ -124,13 +120,10 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
             session = Session.connect(
                 self.conninfo(),
                 autocommit=True,  # transactions begin and end by statements of their own
-                prepare_threshold=_UNPREPARED,
                 context=_ADAPTERS,
-                cursor_factory=psycopg.RawCursor,
             )
         except psycopg.Error as error:
             raise self.translated(error) from error
-        session.prepared_max = _MOST_PREPARED
         session.left = self.answer
         try:
             self._refuse_unfit(session.info)

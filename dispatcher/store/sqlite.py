@@ -183,6 +183,8 @@ class SqliteEngine:
         except sqlite_errors.ERRORS as error:
             raise self._fail(error) from error
 
+    later = change
+
     def close(self) -> None:
         self._closed = True
         self.rollback()

@@ -133,10 +133,12 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
         # A task that moves is one whose run is open: only then it names the run.
-        if moves.make(self.engine, moves.SETTLE, [*map(moving_on, settlements)], now=now):
+        moves.make_later(self.engine, moves.SETTLE, [*map(moving_on, settlements)], now=now)
+        closed = self.engine.change(sql.CLOSE, {"given": rows_of(map(closing, settlements))})
+        if closed:
             for one in settlements:
                 self._announce_task(one.state, one.run_at)
-        return self.engine.change(sql.CLOSE, {"given": rows_of(map(closing, settlements))})
+        return closed
 
     def confirm(self, node: str, until: StoreTime | None) -> set[RunUid]:
         self.engine.change(sql.CONFIRM, {"node": node, "until": until})

@@ -12,7 +12,7 @@ from dispatcher.history import History
 from dispatcher.model import TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.bell import NO_BELL, Bell
-from dispatcher.store.engine import Engine, transaction
+from dispatcher.store.engine import Engine, Values, transaction
 from dispatcher.store.failover import HistoryWatch
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import supervisor as sql
@@ -105,14 +105,14 @@ class SqlTransactions:
         if tasks.node is not None:
             self.engine.rows(locks_sql.NODE, {"node": tasks.node})
         if tasks:
-            self._lock(locks_sql.TASKS, tasks)
-        self._lock(locks_sql.OPEN_RUNS, tasks, runs)
+            self.engine.later(locks_sql.TASKS, self._named(tasks))
+        self.engine.rows(locks_sql.OPEN_RUNS, self._named(tasks, runs))
 
-    def _lock(self, statement: str, *wanted: Rows) -> None:
+    def _named(self, *wanted: Rows) -> Values:
         rows: list[dict[str, object]] = [{"task_id": one} for each in wanted for one in each.tasks]
         rows += [{"uid": one} for each in wanted for one in each.runs]
         node = next((each.node for each in wanted if each.node is not None), None)
-        self.engine.rows(statement, {"given": rows_of(rows), "node": node})
+        return {"given": rows_of(rows), "node": node}
 
     def server_step(self) -> int:
         return self._clock.step()
@@ -139,7 +139,7 @@ class SqlTransactions:
         if self._first_due < math.inf and not self._announces:
             self._announce(self.engine.rows(sql.NEXT_DUE) == [(self._first_due,)])
         if self._announces and self.bell.statement:
-            self.engine.rows(self.bell.statement)
+            self.engine.later(self.bell.statement)
 
     def _ring(self) -> None:
         if self._announces:

@@ -23,7 +23,7 @@ def counted(store: SqlStore) -> Iterator[list[str]]:
     """Collect the statements that are executed in the body."""
     executed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("rows", "change"):
+        for name in ("rows", "change", "later"):
             sound = getattr(store.engine, name)
 
             def call(statement: str, *args: Any, sound: Any = sound) -> Any:

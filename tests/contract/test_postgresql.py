@@ -241,6 +241,107 @@ def test_a_commit_without_an_answer_is_unknown(
     assert committed == read(distant)
 
 
+@pytest.mark.parametrize(
+    ("cut", "committed"), [(Cut.BEFORE_COMMIT, []), (Cut.AFTER_COMMIT, [("it",)])]
+)
+def test_a_commit_in_the_exchange_of_what_waited_is_unknown_without_an_answer(
+    distant: PostgresqlEngine, proxy: Proxy, cut: Cut, committed: list[Row]
+) -> None:
+    def work() -> None:
+        with transaction(distant, write=True):
+            distant.later(WRITE, {"text": "it", "number": 1})
+
+    proxy.cut = cut
+    with pytest.raises(CommitUnknown, match="unknown outcome"):
+        work()
+    proxy.cut = Cut.NEVER
+
+    assert committed == read(distant)
+
+
+def test_a_commit_that_many_came_before_is_unknown_without_an_answer_too(
+    distant: PostgresqlEngine, proxy: Proxy
+) -> None:
+    for _ in range(4):
+        write(distant)
+    proxy.cut = Cut.AFTER_COMMIT
+    with pytest.raises(CommitUnknown, match="unknown outcome"):
+        write(distant)
+    proxy.cut = Cut.NEVER
+
+    assert [("it",)] * 5 == read(distant)
+
+
+@pytest.mark.parametrize("then", ["commit", "change", "rows"])
+def test_the_error_of_a_statement_that_waited_comes_with_the_next_one(
+    engine: PostgresqlEngine, then: str
+) -> None:
+    before = backend(engine)
+
+    def work() -> None:
+        with transaction(engine, write=True):
+            engine.later(WRITE, {"text": "fine", "number": 1})
+            engine.later(WRITE, {"text": "refused", "number": 0})
+            if then != "commit":
+                getattr(engine, then)(WRITE, {"text": "after", "number": 1})
+
+    with pytest.raises(StoreRefused, match="check constraint"):
+        work()
+
+    assert [] == read(engine)
+    assert before == backend(engine)
+
+
+def test_what_waits_takes_effect_before_the_next_statement(engine: PostgresqlEngine) -> None:
+    with transaction(engine, write=True):
+        engine.later(WRITE, {"text": "first", "number": 1})
+        engine.later("UPDATE notes SET number = 2")
+        found = engine.rows("SELECT text, number FROM notes")
+        engine.later(WRITE, {"text": "last", "number": 1})
+
+    assert [("first", 2)] == found
+    assert [("first",), ("last",)] == read(engine)
+
+
+def test_what_waits_as_the_transaction_is_rolled_back_is_never_sent(
+    engine: PostgresqlEngine,
+) -> None:
+    before = backend(engine)
+    engine.begin(write=True)
+    engine.later(WRITE, {"text": "refused", "number": 0})
+    engine.rollback()
+
+    assert before == backend(engine)
+    assert [] == read(engine)
+
+
+def test_a_server_that_hangs_as_it_gets_what_waited_is_given_up(
+    server: Postgres, impatient: PostgresqlEngine
+) -> None:
+    def work() -> None:
+        with transaction(impatient, write=True):
+            impatient.later(WRITE, {"text": "lost", "number": 1})
+            with server.frozen():
+                impatient.rows(READ)
+
+    with pytest.raises(StoreUnavailable, match="did not answer in time"):
+        work()
+
+    assert [] == read(impatient)
+
+
+def test_more_than_the_buffers_of_a_connection_hold_is_sent_in_one_exchange(
+    engine: PostgresqlEngine,
+) -> None:
+    text = "x" * 3_000_000
+    with transaction(engine, write=True):
+        for _ in range(3):
+            engine.later("SELECT CAST(:text AS TEXT)", {"text": text})
+        found = engine.rows("SELECT CAST(:text AS TEXT)", {"text": text})
+
+    assert [(text,)] == found
+
+
 def test_the_end_of_a_snapshot_is_never_unknown(distant: PostgresqlEngine, proxy: Proxy) -> None:
     proxy.cut = Cut.AFTER_COMMIT
 
@@ -285,8 +386,9 @@ def test_a_transaction_that_failed_unseen_is_not_taken_for_committed(
     def work() -> None:
         with transaction(engine, write=True):
             engine.change(WRITE, {"text": "lost", "number": 1})
+            engine._exchanges.add(b"SELECT 1 / 0")
             with pytest.raises(psycopg.Error):
-                engine._cursor.execute("SELECT 1 / 0")
+                engine._exchanges.send()
 
     with pytest.raises(StoreUnavailable, match="rolled the transaction back"):
         work()
