@@ -1,6 +1,6 @@
 """One execution of a task: its claim, its open run, its settlement."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
@@ -117,6 +117,11 @@ class Claims(list[Claim]):
 
     again = False
     """Whether damaged tasks were held instead: commit, and call again."""
+
+    def __init__(self, claims: Iterable[Claim] = (), *, busy: bool = False) -> None:
+        super().__init__(claims)
+        self.busy = busy
+        """Whether another node was claiming with the same limit: call again after a moment."""
 
 
 #: Prefix of the owner of a local claim, made by a shell or program instead of a node.

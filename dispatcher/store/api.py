@@ -453,7 +453,7 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         Only those that require none but these `labels`. Claims nothing while the node drains, or
         if its row belongs to another session. With `most`, no more than that many tasks of the
         queue run on all nodes, local claims left out; it claims nothing while another node claims
-        with such a limit (see `add_limits`).
+        with such a limit (see `add_limits`), and reports that by `busy`.
 
         Makes lock, run uid and the next fence, opens the run with the output path
         `<output_dir>/<uid>.log`, resets every per-run field, and sets the lease to `now` + the
@@ -540,6 +540,12 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         An embedded store has one node, the caller: all other runs in it come from before a restore
         or a move, and are returned at once. The oldest run comes first. They are locked with their
         tasks; those that others have locked are left out.
+        """
+
+    def passed_over(self, node: str, *, now: StoreTime) -> set[RunUid]:
+        """Return the runs that `abandoned` and `stranded` find, also those that others have locked.
+
+        Nothing on an embedded store, where nobody else writes meanwhile.
         """
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:

@@ -41,6 +41,8 @@ class HistoryWatch:
         """Whether nothing waits for the last failover any more."""
         self._limit_passed_at = -math.inf
         """When forgotten runs of all nodes that did not return are over, but for their graces."""
+        self._awaits_until = math.inf
+        """When nobody is awaited any more who may still come back."""
 
     def follow(self, now: StoreTime) -> None:
         """Begin a new history if the server has another timeline than the store knows.
@@ -65,7 +67,7 @@ class HistoryWatch:
             )
         if found != self.known:
             self.known, self._is_over = found, found.failed_over_at is None
-            self._limit_passed_at = -math.inf
+            self._limit_passed_at, self._awaits_until = -math.inf, math.inf
 
     def begin_restored(self, now: StoreTime) -> None:
         """Begin a history with a restored copy, also on a server with the known timeline."""
@@ -77,7 +79,7 @@ class HistoryWatch:
     def postponed(self, now: StoreTime) -> Postponed | None:
         """Return what claims wait for; None: nothing."""
         failed_over_at = self.known.failed_over_at
-        if self._is_over or failed_over_at is None:
+        if self._is_over or failed_over_at is None or self._awaits_until <= now:
             return None
         values = {"timeline": self.known.timeline, "since": self.known.awaited_since}
         awaited = self._engine.rows(sql.AWAITED, values)
@@ -86,6 +88,7 @@ class HistoryWatch:
         until = max(self.known.claims_after, self._limit_passed_at)
         if until <= now or failed_over_at + OVER <= now:
             self._is_over = not awaited or failed_over_at + OVER <= now
+            self._awaits_until = max(until, failed_over_at + USUAL_LIMIT)
             return None
         hosts = (
             host for (host, _), passed_at in zip(awaited, most, strict=True) if passed_at > now

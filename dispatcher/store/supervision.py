@@ -72,8 +72,11 @@ class SqlSupervisor(SqlReader, SqlWorker):
     ) -> Claims:
         if self._histories.postponed(now) is not None:
             return Claims()
-        if most is not None and (limit := min(limit, self._room(queue, most))) <= 0:
-            return Claims()
+        if most is not None:
+            if not self.engine.rows(nodes_sql.LOCK_LIMIT, {"name": _limit(queue)}):
+                return Claims(busy=True)
+            if (limit := min(limit, most - self.running_in(queue))) <= 0:
+                return Claims()
         values = {"queue": queue, "limit": limit, "node": node, "session": session}
         values["labels"] = labels_text(labels)
         statement = claims.ready(self.engine.dialect)
@@ -93,12 +96,6 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def add_limits(self, queues: Iterable[str]) -> None:
         rows = [{"name": _limit(queue)} for queue in queues]
         self.engine.change(nodes_sql.ADD_LIMITS, {"given": rows_of(rows)})
-
-    def _room(self, queue: str, most: int) -> int:
-        """Return how many more tasks of a queue may run; 0 while another node claims from it."""
-        if not self.engine.rows(nodes_sql.LOCK_LIMIT, {"name": _limit(queue)}):
-            return 0
-        return most - self.running_in(queue)
 
     def take_run(self, uid: RunUid) -> OpenRun | None:
         return next(iter(self._open_runs(sql.TAKE_RUN, {"uid": uid})), None)
@@ -150,6 +147,12 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
         values = {"node": node, "alone": not self.engine.dialect.shared, "now": now}
         return self._open_runs(sql.STRANDED, values)
+
+    def passed_over(self, node: str, *, now: StoreTime) -> set[RunUid]:
+        if not self.engine.dialect.shared:
+            return set()
+        values = {"node": node, "alone": False, "now": now}
+        return {RunUid(uid) for (uid,) in self.engine.rows(sql.TAKEABLE, values)}
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         return self._first_time(sql.NEXT_TAKEOVER, {"node": node, "now": now})

@@ -12,6 +12,9 @@ from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Alarm, Instant
 from dispatcher.wire import RunUid
 
+#: Seconds until claims are searched again whose rows another transaction had locked.
+PASSED_OVER = 1.0
+
 
 class Absence:
     """Keeps `takeover_at` of this node's claims ahead, and the executor's kill deadlines before it.
@@ -31,6 +34,7 @@ class Absence:
         self._greeted: wire.Hello | None = None
         self._renewal = Alarm()
         self._scan = Alarm()
+        self._has_begun = False
 
     @property
     def due(self) -> Instant:
@@ -60,9 +64,12 @@ class Absence:
         """Take nothing over for a moment after an outage, which others may have had too.
 
         They may have runs to record that ended meanwhile. An outage that was shorter than this
-        moment has cost nobody a claim.
+        moment has cost nobody a claim. A daemon on a shared store does not know what was before it
+        began: an outage may just have ended.
         """
-        if silent_for is not None and silent_for >= RETURN:
+        begins = not self._has_begun and self._memory.settings.session is not None
+        self._has_begun = True
+        if begins or (silent_for is not None and silent_for >= RETURN):
             self._scan.set(Instant(at + RETURN))
 
     def take_over(self, turn: Turn) -> None:
@@ -74,10 +81,14 @@ class Absence:
         for run, settlement in taken:
             turn.after(partial(log_taken, self._memory, run, settlement))
         more = len(taken) == SETTLE_BATCH
-        if self._scan.is_due(turn.at):
-            more |= self._stranded.settle(turn)
+        turn.again |= more
+        if not self._scan.is_due(turn.at):
+            return
+        more |= self._stranded.settle(turn)
         turn.again |= more
         scan_at = turn.at if more else turn.at + settings.reap_interval
+        if self._store.passed_over(settings.node_id, now=turn.now) - self._memory.stranded.keys():
+            scan_at = min(scan_at, turn.at + PASSED_OVER)
         takeover_at = self._store.next_takeover(settings.node_id, now=turn.now)
         scan_at = min(scan_at, turn.instant_of(takeover_at))
         turn.after(partial(self._scan.set, scan_at))

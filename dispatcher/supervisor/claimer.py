@@ -23,18 +23,24 @@ CLAIM_BATCH = 200
 #: Scheduled tasks moved to ready in one transaction. Bounds how long a worker waits for its answer.
 DUE_BATCH = 500
 
+#: Seconds until tasks are claimed again from a queue with whose limit another node was claiming: at
+#: most, of which the upper half is drawn by lot.
+LIMIT_RETRY = 0.05
+
 
 class Claimer:
     """Claims as many tasks as there are free slots, from each queue in turn."""
 
     def __init__(self, shared: Shared, settler: Settler) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
-        self._settler = settler
+        self._settler, self._rng = settler, shared.rng
         self._last_queue = ""
         self._prepared: set[str] = set()
         """Queues whose limits on all nodes the store has."""
         self.scheduled = Alarm(NEVER)
         """For the scheduled task that is due next."""
+        self.retry = Alarm(NEVER)
+        """For a queue whose limit was locked."""
 
     def move_due(self, turn: Turn) -> None:
         """Move scheduled tasks that are due to ready."""
@@ -80,6 +86,9 @@ class Claimer:
                 if claims.again:
                     turn.again = True
                     return
+                if claims.busy:
+                    delay = self._rng.uniform(LIMIT_RETRY / 2, LIMIT_RETRY)
+                    turn.after(partial(self.retry.set, turn.at + delay))
                 free -= len(claims)
                 if queue in room:
                     room[queue] -= len(claims)

@@ -285,7 +285,7 @@ class Supervisor:
         latest = at + (self._rest.longest if rests else longest)
         pause, stop_by = self._memory.pause, self._memory.stopping.deadline
         instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
-        instants += [self._claimer.scheduled.at, self._reaper.expiry.at, self._absence.due]
-        instants += [self._timeouts.runs.at, self._timeouts.tasks.at, self._node_row.due]
-        instants += [self._rest.work_at, *(chore.due for chore in self._chores)]
+        instants += [self._claimer.scheduled.at, self._claimer.retry.at, self._absence.due]
+        instants += [self._timeouts.runs.at, self._timeouts.tasks.at, self._reaper.expiry.at]
+        instants += [self._node_row.due, self._rest.work_at, *(chore.due for chore in self._chores)]
         return min(instant for instant in instants if instant > at)

@@ -68,6 +68,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "abandoned": ((), {"limit": 1, "now": NOW}),
     "stranded": ((NODE,), {"now": NOW}),
     "next_work": ((NODE,), {"now": NOW}),
+    "passed_over": ((NODE,), {"now": NOW}),
     "next_takeover": ((NODE,), {"now": NOW}),
     "has_unfinished": ((), {}),
     "postponed": ((), {"now": NOW}),

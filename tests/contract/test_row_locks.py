@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from dispatcher import policy, wire
 from dispatcher.config.config import Config, load
 from dispatcher.environment import Environment
-from dispatcher.execution import LOCAL, NO_ROWS, Claim, Rows, StartedRun
+from dispatcher.execution import LOCAL, NO_ROWS, Claim, Claims, Rows, StartedRun
 from dispatcher.model import Declared, Outcome, TaskFilter, TaskState
 from dispatcher.operations.editing import edit
 from dispatcher.store.sql import SqlStore
@@ -93,8 +93,11 @@ def test_a_takeover_leaves_out_what_its_node_is_confirming(
         one.lock_rows(NO_ROWS, Rows(node=NODE))
         assert {silent.run_uid} == one.confirm(NODE, later(2 * TTL))
         assert [] == alone(other, lambda store: store.stranded(OTHER, now=later(TTL)))
+        passed_over = alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
+        assert {silent.run_uid} == passed_over
 
     assert [] == alone(other, lambda store: store.stranded(OTHER, now=later(TTL)))
+    assert set() == alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
 
 
 def test_a_confirmation_that_comes_second_finds_the_claim_gone(
@@ -111,6 +114,39 @@ def test_a_confirmation_that_comes_second_finds_the_claim_gone(
         other.settle([orphaned(run)], now=later(TTL))
 
     assert set() == answer.result()
+
+
+def test_a_local_claim_that_others_have_locked_is_passed_over(
+    one: SqlStore, other: SqlStore, store: OneByOne
+) -> None:
+    store.new(queue="hand")
+    claim = store.claim_local("hand", owner=f"{LOCAL}x", output_dir="/o", now=NOW)
+    with one.transaction():
+        (run,) = one.abandoned(limit=9, now=later(TTL))
+        assert [] == alone(other, lambda store: store.abandoned(limit=9, now=later(TTL)))
+        passed_over = alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
+        assert {claim.run_uid} == {run.run_uid} == passed_over
+
+
+def test_a_claim_that_finds_its_limit_locked_is_to_be_tried_again(
+    one: SqlStore, other: SqlStore, store: OneByOne
+) -> None:
+    store.add_limits(["q"])
+    for _ in range(2):
+        store.new(queue="q")
+
+    def claim(store: SqlStore, node: str) -> Claims:
+        return store.claim("q", limit=1, most=2, node=node, output_dir="/o", now=NOW)
+
+    with one.transaction():
+        mine = claim(one, NODE)
+        theirs = alone(other, lambda store: claim(store, OTHER))
+    then = alone(other, lambda store: claim(store, OTHER))
+    full = alone(other, lambda store: claim(store, OTHER))
+
+    assert [(1, False), (0, True), (1, False), (0, False)] == [
+        (len(one), one.busy) for one in (mine, theirs, then, full)
+    ]
 
 
 @pytest.mark.parametrize("statement", [supervisor.STRANDED, supervisor.ABANDONED])

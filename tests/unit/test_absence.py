@@ -11,6 +11,7 @@ from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
 from dispatcher.execution import LOCAL, Claim
 from dispatcher.model import Declared, Liveness, Node, Outcome, TaskState
+from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat, Declaration, Renewed
@@ -196,6 +197,48 @@ def test_a_silent_nodes_claim_is_orphaned_from_its_takeover_on(shared: World) ->
     task = world.task(claim.task_id)
     assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
     assert (TaskState.RUNNING, 0, 2) == (task.state, task.attempts_used, task.fence)
+
+
+def test_a_daemon_on_a_shared_store_takes_over_nothing_for_5_s_after_it_began() -> None:
+    """The store may have just returned from an outage, which silenced all nodes."""
+    session = NodeSession(uid="s", boot_id="b", pid_namespace="p", state_dir="/s")
+    world = World(settings=replace(SETTINGS, session=session))
+    store: Any = world.store
+    store.engine.dialect = replace(store.engine.dialect, shared=True)
+    claim, local = claim_elsewhere(world, takeover_in=-60), claim_local(world)
+    world.start()
+    world.run_for(2)
+    declared = Declaration(task_id=local.task_id, lock=local.lock, word=Declared.SUCCEED)
+    world.tick(Request(declared, lambda *_: None))
+
+    world.run_for(2.9)
+    assert [None] == outcomes(world, claim.task_id)
+    assert TaskState.SUCCEEDED is world.state(local.task_id)  # no node has to return for it
+    world.run_for(0.2)
+
+    assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
+
+
+@pytest.mark.parametrize("search", ["stranded", "abandoned"])
+def test_a_claim_whose_row_was_locked_is_taken_over_a_second_later(
+    shared: World, search: str
+) -> None:
+    world = shared
+    claim = (
+        claim_elsewhere(world, takeover_in=0.5)
+        if search == "stranded"
+        else claim_local(world, lease_ttl_ms=500)
+    )
+    found = getattr(world.store, search)
+    setattr(world.store, search, lambda *_, **__: [])
+    world.start()
+    world.run_for(0.6)
+    setattr(world.store, search, found)
+    assert [None] == outcomes(world, claim.task_id)
+
+    world.run_for(1)
+
+    assert outcomes(world, claim.task_id)[0] in (Outcome.ORPHANED, Outcome.LOST)
 
 
 def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(shared: World) -> None:

@@ -9,6 +9,7 @@ from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
 from dispatcher.execution import LOCAL, Claim
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
+from dispatcher.store.statements import history
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat, Declaration, Refused, Renewed
@@ -322,6 +323,31 @@ def test_a_node_without_a_limit_holds_claims_back_until_an_operator_forgets_it(
     cluster.run_for(2)
 
     assert [None] == outcomes(here, task_id)
+
+
+def test_once_claims_go_on_no_tick_asks_again_for_a_node_that_never_returns(
+    cluster: Cluster, here: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = elsewhere(cluster)
+    cluster.run_for(15)
+    there.shared.is_cut = True
+    cluster.server.fail_over()
+    cluster.hosts.remove(there)
+    cluster.run_for(400, step=5)
+    engine, asked = here.server.engine, 0
+    rows = engine.rows
+
+    def counted(statement: str, *values: Any) -> Any:
+        nonlocal asked
+        asked += statement == history.AWAITED
+        return rows(statement, *values)
+
+    monkeypatch.setattr(engine, "rows", counted)
+    tasks = [here.submit("work", delay_ms=2_000 * n) for n in range(1, 3)]
+    cluster.run_for(10)
+
+    assert [[None]] * 2 == [outcomes(here, task) for task in tasks]
+    assert 0 == asked
 
 
 def test_a_node_that_left_before_is_not_awaited(cluster: Cluster, here: Host) -> None:

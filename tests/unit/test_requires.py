@@ -6,7 +6,9 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from dispatcher.execution import Claims
 from dispatcher.model import TaskState
+from dispatcher.supervisor.claimer import LIMIT_RETRY
 from dispatcher.supervisor.supervisor import Supervisor
 from tests.recorded_logs import expect_catalogued
 from tests.simulation import NODE, SETTINGS, World
@@ -170,3 +172,22 @@ def test_a_limit_that_a_reload_brings_holds() -> None:
     world.settle_down()
 
     assert tasks[:1] == running(world, tasks)
+
+
+def test_a_queue_whose_limit_another_node_had_locked_is_claimed_from_a_moment_later() -> None:
+    """Its place would be free for a poll."""
+    world = node(slots=9, global_concurrency={"q": 3})
+    found = world.store.claim
+    locked = iter([True, True])
+
+    def claim(*args: Any, **facts: Any) -> Claims:
+        return Claims(busy=True) if next(locked, False) else found(*args, **facts)
+
+    world.store.claim = claim  # type: ignore[method-assign]
+    task = world.submit(queue="q")
+    world.settle_down()
+    assert [] == running(world, [task])
+
+    world.run_for(2 * LIMIT_RETRY)
+
+    assert [task] == running(world, [task])

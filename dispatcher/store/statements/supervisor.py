@@ -146,6 +146,12 @@ STRANDED = f"""{OPEN_RUNS}{IS_STRANDED}
 ORDER BY claimed_at, runs.id FOR NO KEY UPDATE SKIP LOCKED
 """
 
+# With those that another transaction has locked.
+TAKEABLE = f"""
+SELECT uid FROM runs WHERE outcome IS NULL AND {IS_ABANDONED}
+UNION ALL SELECT uid FROM runs WHERE outcome IS NULL AND {IS_STRANDED}
+"""
+
 NEXT_TAKEOVER = """
 SELECT min(takeover_at) FROM runs
 WHERE outcome IS NULL AND takeover_at > :now AND node <> :node
