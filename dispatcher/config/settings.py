@@ -80,7 +80,7 @@ class DaemonSection(Section, frozen=True):
     """What SIGTERM does: `drain` waits for the workers, `leave` lets them run on. Left out: drain
     with an embedded executor, leave with an external one."""
     poll_ms: Second = Milliseconds(1_000)
-    """How often the daemon looks at the store unless woken; on a server less often without runs."""
+    """How often the daemon looks at the store unless woken; less often while nothing runs."""
 
     def _mistakes(self) -> Iterator[str]:
         yield from at_least(LEAST_INTERVAL, self, "poll_ms")

@@ -81,9 +81,13 @@ class Transactions(Protocol):
 
         That is after whatever rings, here or in another process (protocol 1.14), and on an embedded
         store after each commit of another process. What others commit to a shared store shows only
-        once its bell has rung. None: it is not known, or the host's clock was set. In a transaction
-        or outside; never fails.
+        once its bell has rung. None: it is not known, the database's files were replaced, or the
+        host's clock was set. In a transaction or outside; never fails.
         """
+
+    @property
+    def announces(self) -> bool:
+        """Whether this transaction has written what gives daemons work."""
 
     def watch_clock(self) -> Setting:
         """Return the last setting of the host's clock; record it if it is new.

@@ -96,6 +96,10 @@ class SqlTransactions:
             None if seen is None or self._clock.was_set() else (seen, self._news, self.bell.heard)
         )
 
+    @property
+    def announces(self) -> bool:
+        return self._announces or self._first_due < math.inf
+
     def watch_clock(self) -> Setting:
         return self._clock.watch(self.engine)
 

@@ -35,6 +35,8 @@ class Claimer:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._settler, self._rng = settler, shared.rng
         self._last_queue = ""
+        self._none_ready = False
+        """Whether the last search found no queue, and nothing was written since."""
         self._prepared: set[str] = set()
         """Queues whose limits on all nodes the store has."""
         self.scheduled = Alarm(NEVER)
@@ -44,6 +46,8 @@ class Claimer:
 
     def move_due(self, turn: Turn) -> None:
         """Move scheduled tasks that are due to ready."""
+        if not (turn.looks or self._store.announces or self.scheduled.is_due(turn.at)):
+            return
         moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
         turn.again |= moved == DUE_BATCH
         turn.after(partial(self.scheduled.set, turn.instant_of(self._store.next_due())))
@@ -51,6 +55,10 @@ class Claimer:
     def fill_slots(self, turn: Turn) -> None:
         """Claim for every free slot, as far as the host can bear it."""
         memory = self._memory
+        if turn.looks or self._store.announces:
+            turn.after(partial(self._remember_ready, may_be=True))
+        elif self._none_ready:
+            return
         if memory.stopping.how is not None or not memory.is_served_by(self._executor):
             return
         if memory.hello is None or memory.surplus or turn.claims_blocked:
@@ -77,6 +85,8 @@ class Claimer:
         room = self._room(turn)
         passed = {queue for queue, left in room.items() if left <= 0}
         queues = self._next_queues(free, passed)
+        if not queues and not passed:
+            turn.after(partial(self._remember_ready, may_be=False))
         while queues and free:
             unexhausted, gave_nothing = [], False
             for position, queue in enumerate(queues):
@@ -153,6 +163,9 @@ class Claimer:
             until=settings.takeover_at(turn.now),
             now=turn.now,
         )
+
+    def _remember_ready(self, *, may_be: bool) -> None:
+        self._none_ready = not may_be
 
     def _remember_served(self, queue: str) -> None:
         self._last_queue = queue

@@ -54,9 +54,11 @@ class Ender:
 
         The command line writes endings too.
         """
-        if not self._memory.is_served_by(self._executor):
+        if not self._memory.is_served_by(self._executor) or not self._memory.live:
             return
         at_once = self._memory.stopping.how is Stop.AT_ONCE
+        if not (turn.looks or self._store.announces or at_once):
+            return
         for run in self._store.endings(self._memory.settings.node_id):
             live = self._memory.live.get(run.run_uid)
             if live is not None and (not live.end_sent or (at_once and not live.at_once_sent)):

@@ -47,11 +47,12 @@ class Rest:
     def longest(self) -> float:
         """Seconds until the store is asked again.
 
-        Where rings arrive, that is how late the daemon may find what never rings: local claims.
+        On a server whose rings arrive, that is how late the daemon may find what never rings: local
+        claims. On an embedded store the version shows each commit.
         """
         settings = self._memory.settings
-        rung = self._store.bell.heard is not None
-        return settings.reap_interval if rung else min(settings.poll, settings.reap_interval)
+        shown = settings.session is None or self._store.bell.heard is not None
+        return settings.reap_interval if shown else min(settings.poll, settings.reap_interval)
 
     def ask(self, turn: Turn) -> None:
         """Ask whether there is work; if so, a whole tick follows at once."""

@@ -27,6 +27,7 @@ from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.idleness import Idleness
 from dispatcher.supervisor.locking import Locking
+from dispatcher.supervisor.looks import Looks
 from dispatcher.supervisor.node_row import NodeRow
 from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
@@ -87,6 +88,7 @@ class Supervisor:
             Chore(store, "retention", retention),
         )
         self._replay = Replay(store, self._transactor, self._locking, self._recorder, self._workers)
+        self._looks = Looks(shared)
         self._rest = Rest(store, executor, memory)
         self._inbox: list[Event] = []
         self._outage = Outage(rng=rng)
@@ -257,6 +259,7 @@ class Supervisor:
 
     def _duties(self) -> tuple[Operation, ...]:
         return (
+            self._looks.decide,
             self._failover.spare_leases,
             self._clock.watch,
             self._reaper.renew_leases,
@@ -272,6 +275,7 @@ class Supervisor:
             self._node_row.write_node_row,
             self._failover.record_reconciled,
             self._idleness.look_for_work,
+            self._looks.remember,
         )
 
     def _next_tick(self, at: Instant, *, rests: bool) -> Instant:

@@ -268,6 +268,8 @@ class Turn:
     """Seconds since the previous commit."""
     caught_up: bool = True
     """Whether all input that had arrived by now is in it: if not, no deadline is judged."""
+    looks: bool = True
+    """Whether it searches for what others have written; see `looks.Looks`."""
     pending_starts: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: a start whose exit follows in the same turn needs no write."""
     pending_ends: dict[RunUid, wire.Exited | wire.StartFailed] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlem
 from tests.simulation import FakeBell
 
 #: Methods around a transaction instead of in one.
-AROUND = {"transaction", "snapshot", "identity", "history", "bell", "close"}
+AROUND = {"transaction", "snapshot", "identity", "history", "announces", "bell", "close"}
 
 #: Methods that only read, with their arguments.
 READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {

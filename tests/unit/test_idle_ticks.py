@@ -5,20 +5,24 @@ it is time to look, it asks one question; a whole tick follows if there is work.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from dispatcher import wire
 from dispatcher.model import Liveness, TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.sql import SqlStore
+from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stop
 from dispatcher.times import StoreTime
-from tests.simulation import SETTINGS, FakeBell, World
+from tests.fresh_stores import put_fresh_database
+from tests.simulation import EXACT, SETTINGS, FakeBell, World
 
 PONG = 0.1
 
@@ -82,8 +86,27 @@ def test_a_tick_before_anything_is_due_opens_no_transaction(world: Counted) -> N
     assert world.at() < world.deadline <= world.at() + SETTINGS.poll
 
 
-def test_a_tick_at_the_poll_looks_at_the_store(world: Counted) -> None:
+def test_after_a_poll_one_question_is_asked_and_from_then_on_each_interval_of_the_reaper(
+    world: Counted,
+) -> None:
     assert 1 <= world.transactions(of=SETTINGS.poll)
+    world.run_for(SETTINGS.reap_interval)
+    before = world.begun
+
+    world.run_for(10 * SETTINGS.reap_interval)
+
+    assert 10 == world.begun - before
+
+
+def test_a_replaced_store_is_noticed_within_a_poll(tmp_path: Path) -> None:
+    path = tmp_path / "store" / "tasks.db"
+    put_fresh_database(path)
+    engine = SqliteEngine(path, patience=0)
+    with closing(engine):
+        assert engine.version() is not None
+        path.rename(path.with_name("moved"))
+
+        assert engine.version() is None
 
 
 def test_a_delay_that_is_over_is_found_at_its_time(world: Counted) -> None:
@@ -151,6 +174,9 @@ def test_a_store_of_which_nothing_is_known_is_looked_at(world: Counted) -> None:
 
 class Tally:
     """Counts the statements of an engine as a server does, which also reads its clock."""
+
+    #: BEGIN, the clock, COMMIT.
+    TRANSACTION = 3
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -268,3 +294,96 @@ def test_no_sleep_counts_as_absence_of_the_daemon(world: Counted) -> None:
 
     assert ["lost"] == [run.outcome for run in world.runs(task_id)]
     assert "daemon.was_away" not in {line["event"] for line in logs}
+
+
+# With runs -----------------------------------------------------------------------------------
+
+
+def ends_sent(world: World) -> int:
+    return sum(isinstance(message, wire.End) for message in world.executor.sent)
+
+
+def running(world: World, **facts: Any) -> int:
+    """Let a task run for more than a poll; return its id."""
+    task_id = world.submit(**facts)
+    world.settle_down()
+    world.run_for(SETTINGS.poll + PONG)
+    return task_id
+
+
+def test_with_runs_a_tick_of_news_of_the_executor_alone_searches_for_nothing(
+    world: Counted,
+) -> None:
+    running(world)
+    store = cast("Any", world.store)
+    store.engine = tally = Tally(store.engine)
+
+    world.transactions()
+
+    assert Tally.TRANSACTION == tally.statements
+
+
+def test_an_ending_that_nothing_announced_is_found_within_a_poll(world: Counted) -> None:
+    task_id = running(world)
+    with world.unannounced():
+        world.cancel(task_id)
+    world.transactions()
+    assert not ends_sent(world)
+
+    world.run_for(SETTINGS.poll)
+
+    assert 1 == ends_sent(world)
+
+
+def test_an_ending_of_a_silent_executor_is_sent_once_it_answers(world: Counted) -> None:
+    task_id = running(world)
+    world.executor.answering = False
+    world.cancel(task_id)
+    world.transactions()
+    assert not ends_sent(world)
+
+    world.executor.answering = True
+    world.transactions()
+
+    assert 1 == ends_sent(world)
+
+
+def test_an_ending_is_sent_again_to_an_executor_that_connects_again(world: Counted) -> None:
+    task_id = running(world)
+    world.cancel(task_id)
+    world.settle_down()
+    world.executor.reconnect()
+    world.settle_down()
+
+    assert 2 == ends_sent(world)
+
+
+def test_a_task_that_came_while_all_slots_were_full_starts_in_the_first_that_is_free(
+    world: Counted,
+) -> None:
+    first, _ = running(world), running(world)
+    waiting = running(world)
+    assert TaskState.READY is world.state(waiting)
+
+    world.gone(first)
+
+    assert TaskState.RUNNING is world.state(waiting)
+
+
+def test_a_task_that_fails_is_due_again_at_its_time_beside_another_run(world: Counted) -> None:
+    running(world)
+    task_id = running(world, max_attempts=2, backoff_min_ms=300, backoff_max_ms=300)
+    world.gone(task_id, 1)
+    delay = (world.task(task_id).run_at - world.now()) / 1000
+
+    assert world.deadline <= world.at() + delay + EXACT < world.at() + SETTINGS.poll
+
+
+def test_an_ending_of_the_daemons_own_is_sent_in_the_tick_that_decides_it(world: Counted) -> None:
+    running(world, run_timeout_ms=5_400)
+    world.run_for(5.3 - SETTINGS.poll - PONG)
+    assert not ends_sent(world)
+
+    world.transactions()
+
+    assert 1 == ends_sent(world)
