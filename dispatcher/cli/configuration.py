@@ -1,19 +1,16 @@
-"""The configuration that the command line names, and the store that it leads to."""
+"""The configuration that the command line names."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dispatcher.client import Client
 from dispatcher.config.config import Config, Mistaken, find, load
 from dispatcher.errors import ConfigError
 from dispatcher.host import owner, user_change
-from dispatcher.store.open import database_path
 
 if TYPE_CHECKING:
     from dispatcher.config.directories import Found
@@ -103,19 +100,3 @@ def executor_config() -> Found:
 def applicable_environment() -> Mapping[str, str]:
     """Return the environment without the variables that belong to another configuration file."""
     return find(named_file(), os.environ)[1]
-
-
-def database_of(config: Config) -> Path:
-    path = database_path(config.store_url)
-    if path is None:
-        raise ConfigError(
-            "store.url names a server, and this is for a database file; use the server's own tools:"
-            f" pg_dump --schema={config.store_schema}, and to restore pg_restore, then"
-            " `dispatcher restore` without a file"
-        )
-    return path
-
-
-def open_client() -> Client:
-    """Open the store, for verbs that need nothing of the configuration but its places."""
-    return Client(config_as_owner(whole=False))

@@ -7,7 +7,7 @@ import click
 from msgspec.structs import replace
 
 from dispatcher.cli import effects, render
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.printing import print_json_list
 from dispatcher.cli.progress import bar
 from dispatcher.cli.selection import (

@@ -125,19 +125,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
         It is for the user who typed the command: root, if this process became another user.
         """
-        import shlex  # noqa: PLC0415 - for advice alone
-
-        from dispatcher.config import unit_files  # noqa: PLC0415
-
         if self.executor.mode == "external":
-            found = unit_files.starter(managers(), self.file or SYSTEM_FILE, unit)
+            from dispatcher.config import unit_files  # noqa: PLC0415 - for advice alone
+
+            found = unit_files.start_command(managers(), self.file or SYSTEM_FILE, unit)
             if found is not None:
-                return f"{found[0].systemctl} start {shlex.quote(found[1])}"
+                return found
         by_hand = "run" if self.executor.mode == "external" else "run --detach"
         command = f"dispatcher {'executor' if unit == 'dispatcher-executor' else by_hand}"
         is_found = owner.became() is None and self.file == find(None, os.environ)[0]
         if self.file is None or is_found:
             return command
+        import shlex  # noqa: PLC0415 - for advice alone
+
         return f"{command} --config {shlex.quote(str(self.file))}"
 
     @property

@@ -5,8 +5,6 @@ there (`ttl = "60s"`). The text under a key is its documentation (`config.refere
 completes the message about a mistake.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -70,6 +71,9 @@ class Manager(NamedTuple):
                 return name
         return None
 
+    def start_command(self, unit: str) -> str:
+        return f"{self.systemctl} start {shlex.quote(unit)}"
+
     def has(self, unit: str) -> bool:
         """Return whether there is a unit of this name, whatever it reads."""
         return any(os.path.lexists(directory / f"{unit}.service") for directory in self.units)
@@ -101,15 +105,15 @@ class Manager(NamedTuple):
         return None
 
 
-def starter(managers: Sequence[Manager], file: Path, unit: str) -> tuple[Manager, str] | None:
-    """Return the unit that starts the daemon of a file; None: no unit is known to read it.
+def start_command(managers: Sequence[Manager], file: Path, unit: str) -> str | None:
+    """Return the command that starts the daemon of a file; None: no unit is known to read it.
 
     The usual file has the usual unit also where none of that name is to be seen.
     """
     for manager in managers:
         if (name := manager.unit_of(file, unit)) is not None:
-            return manager, name
+            return manager.start_command(name)
     for manager in managers:
         if file == manager.usual_file and not manager.has(unit):
-            return manager, unit
+            return manager.start_command(unit)
     return None

@@ -41,22 +41,23 @@ def network_filesystem(path: Path, mountinfo: str) -> str | None:
 
     `path` is absolute and free of symbolic links; `mountinfo` is the text of /proc/self/mountinfo.
     """
-    kind, depth = "", -1
+    above = {str(place) for place in (path, *path.parents)}
+    kind, longest = "", 0
     for line in mountinfo.splitlines():
-        point, source = _point(line), line.partition(" - ")[2]
+        point = _point(line)
         # The last of several mounts on one point hides the others.
-        if path.is_relative_to(point) and len(point.parts) >= depth:
-            kind, depth = source.split(" ")[0], len(point.parts)
+        if point in above and len(point) >= longest:
+            kind, longest = line.partition(" - ")[2].split(" ")[0], len(point)
     network = kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
     return kind if network else None
 
 
 def is_mounted_alone(path: Path, mountinfo: str) -> bool:
     """Return whether a file is mounted without its directory, and so without its neighbours."""
-    return any(path == _point(line) for line in mountinfo.splitlines())
+    return any(str(path) == _point(line) for line in mountinfo.splitlines())
 
 
-def _point(line: str) -> Path:
+def _point(line: str) -> str:
     """Return the mount point of a line of mountinfo."""
     escaped = line.partition(" - ")[0].split(" ")[4]
-    return Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), escaped))
+    return _OCTAL.sub(lambda code: chr(int(code[1], 8)), escaped)

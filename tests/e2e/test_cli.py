@@ -28,29 +28,6 @@ for verb in app.VERBS:
         sys.exit(verb)
 """
 
-#: Modules that a submit must not import; all of them together cost more than the submit.
-FORBIDDEN = {
-    *("structlog", "rich", "psutil", "prometheus_client", "logging", "asyncio", "concurrent"),
-    *(
-        "dataclasses",
-        "difflib",
-        "random",
-        "subprocess",
-        "tempfile",
-        "shutil",
-        "unittest",
-        "json",
-        "email",
-        "http",
-    ),
-    *("argparse", "pydoc", "traceback", "ssl", "hashlib", "multiprocessing", "sqlite3", "zlib"),
-}
-FORBIDDEN_ROOMS = {
-    *("daemon", "supervisor", "logs", "policy", "config.reference", "metrics", "executor", "demo"),
-    *("cli.follow", "cli.tables"),
-    *("cli.offers", "cli.progress", "cli.verbs.list", "cli.render"),
-}
-
 
 def test_submitting_works_with_no_daemon_and_on_a_fresh_host(world: World) -> None:
     assert not world.state_dir.exists()
@@ -285,22 +262,6 @@ def test_a_daemon_starts_without_rich_and_can_import_it_later(world: World) -> N
     )
 
     assert "structlog\n" == done.stdout
-
-
-def test_submitting_imports_only_what_it_needs(world: World) -> None:
-    script = (
-        "import sys; from dispatcher.cli import app; code = app.run(['submit', '--', 'true']);"
-        "print(*sorted(name.partition('.')[0] for name in sys.modules));"
-        "print(*sorted(name for name in sys.modules if name.startswith('dispatcher.')))"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=world.env, capture_output=True, text=True, check=True
-    )
-
-    _, packages, modules = done.stdout.splitlines()
-    assert set() == FORBIDDEN & set(packages.split())
-    assert set() == {f"dispatcher.{name}" for name in FORBIDDEN_ROOMS} & set(modules.split())
 
 
 def test_the_executor_gets_its_directories_and_a_node_id(world: World) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.configuration import config_as_owner, database_of
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.opening import database_of
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.param_types import FILE
 from dispatcher.cli.printing import print_json

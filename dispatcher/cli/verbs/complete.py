@@ -4,7 +4,7 @@ import click
 import msgspec
 
 from dispatcher.cli.claims import claim_options, print_answer, report_to_daemon, usage_errors
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.complaints import UNREADABLE, in_words
 

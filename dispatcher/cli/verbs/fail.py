@@ -3,7 +3,7 @@
 import click
 
 from dispatcher.cli.claims import claim_options, print_answer, report_to_daemon, usage_errors
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option, reason_option
 
 

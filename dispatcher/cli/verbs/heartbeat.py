@@ -11,7 +11,7 @@ from dispatcher.cli.claims import (
     usage_errors,
     warn_of_end,
 )
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.words import Renewed
 

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli import glance, render
-from dispatcher.cli.configuration import open_client
 from dispatcher.cli.dashboard import LIMIT, Dashboard, report_more, report_none
 from dispatcher.cli.filters import filter_options
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import absolute_option, config_option, examples, json_option
 from dispatcher.cli.param_types import COUNT, MOMENT
 from dispatcher.cli.printing import print_json, print_json_line

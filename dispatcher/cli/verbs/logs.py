@@ -5,7 +5,7 @@ import sys
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.output import print_end
 from dispatcher.cli.param_types import COUNT, TaskIds

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.param_types import FILE
 from dispatcher.errors import DispatcherError, cannot_write

@@ -3,8 +3,8 @@
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.configuration import open_client
 from dispatcher.cli.node_text import node_json
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
 from dispatcher.nodes import NodeView

@@ -2,7 +2,7 @@
 
 import click
 
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import (
     config_option,
     examples,

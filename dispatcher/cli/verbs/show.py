@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dispatcher.cli import render, task_limits
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import (
     absolute_option,
     config_option,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from dispatcher.cli import waiting
-from dispatcher.cli.configuration import open_client
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.param_types import DURATION
 from dispatcher.cli.printing import print_json_list

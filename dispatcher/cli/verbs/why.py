@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from dispatcher.cli import effects, render
-from dispatcher.cli.configuration import open_client
 from dispatcher.cli.glance import last_line
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.cli.several import each_id, one_id, task_ids_argument
