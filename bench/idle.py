@@ -45,12 +45,9 @@ def statements(log: Path | None) -> int:
     """Return how many statements a server has logged; several of one exchange count each."""
     if log is None:
         return 0
-    lines = log.read_text("utf-8", errors="replace").splitlines()
-    return sum(
-        line.count(";") + (not line.endswith(";"))
-        for line in lines
-        if "statement: " in line or "execute " in line
-    )
+    text = log.read_text("utf-8", errors="replace")
+    simple = [line for line in text.splitlines() if "LOG:  statement: " in line]
+    return text.count("LOG:  execute ") + sum(line.count("; ") + 1 for line in simple)
 
 
 def main() -> None:
