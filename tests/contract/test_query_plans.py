@@ -62,6 +62,11 @@ PLANS = [
     (supervisor.HAS_UNFINISHED, {"but": "", **CLAIMER}, ["runs_", "tasks_ready", "tasks_due"]),
     (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["runs_takeover", "PRIMARY KEY"]),
     (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["runs_", "PRIMARY KEY"]),
+    (
+        supervisor.TAKEABLE,
+        {"node": "n", "alone": False, "now": 1},
+        ["runs_takeover", "runs_"],
+    ),
     (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["runs_takeover"]),
     (
         work.NEXT_WORK,
