@@ -1,10 +1,12 @@
 """How far a store on a server carries: rows, claims, beats, bytes, connections, daemons.
 
-    python bench/scale.py --url postgresql://… [--rows 1000 1000000] [--claims 200] [--daemons 8]
+    python bench/scale.py --url postgresql://… [--rows 1000 1000000] [--claims 200]
+        [--hold 60] [--daemons 8]
 
 The URL's role is a superuser of a server on this host, and the schemas `bench_*` are made and
-removed there. Claims in stores of so many ready tasks take turns; then bytes of the write-ahead log
-are counted for each kind of transaction; then so many daemons share no-op tasks.
+removed there. Claims in stores of so many ready tasks take turns, also after a snapshot was held
+for so many seconds in which tasks were submitted, claimed and settled one by one; then bytes of the
+write-ahead log are counted for each kind of transaction; then so many daemons share no-op tasks.
 """
 
 import argparse
@@ -76,7 +78,46 @@ def claim(store: Store) -> float:
     return time.perf_counter() - begin
 
 
-def claims(url: str, sizes: list[int], many: int) -> None:
+def turn(store: Store) -> float:
+    """Submit, claim and settle a task; return the seconds of the claim."""
+    with store.transaction() as now:
+        store.submit([TASK], now=now)
+    begin = time.perf_counter()
+    with store.transaction() as now:
+        (made,) = store.claim("default", limit=1, node="n", output_dir="/o", now=now)
+    seconds = time.perf_counter() - begin
+    with store.transaction() as now:
+        store.settle([settled(made, now)], now=now)
+    return seconds
+
+
+def in_turns(stores: dict[int, Store], many: int, when: str) -> None:
+    """Measure claims, and print their medians and the ratio to those in the smallest store."""
+    taken: dict[int, list[float]] = {rows: [] for rows in stores}
+    for _ in range(many):
+        for rows, store in stores.items():
+            taken[rows].append(claim(store))
+    least = statistics.median(taken[min(stores)])
+    for rows, times in taken.items():
+        median = statistics.median(times)
+        print(f"{rows:>12} ready, {when}: claim {median * 1e6:.0f} us, ratio {median / least:.2f}")
+
+
+def hold(url: str, stores: dict[int, Store], many: int, seconds: float) -> None:
+    """Measure claims while a snapshot is held, after so many seconds of work."""
+    with psycopg.connect(url) as holder:
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT txid_current_snapshot()")
+        done, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            for store in stores.values():
+                turn(store)
+            done += 1
+        in_turns(stores, many, f"snapshot held for {seconds:.0f} s and {done} tasks")
+    in_turns(stores, many, "snapshot gone")
+
+
+def claims(url: str, sizes: list[int], many: int, held: float) -> None:
     """Measure claims in stores of different sizes, in turns."""
     with ExitStack() as stack:
         stores = {}
@@ -84,14 +125,9 @@ def claims(url: str, sizes: list[int], many: int) -> None:
             schema = f"bench_{rows}"
             stores[rows] = stack.enter_context(opened(url, schema))
             print(f"{rows:>12} ready: {fill(url, schema, stores[rows], rows)}")
-        taken: dict[int, list[float]] = {rows: [] for rows in sizes}
-        for _ in range(many):
-            for rows, store in stores.items():
-                taken[rows].append(claim(store))
-    least = statistics.median(taken[sizes[0]])
-    for rows, times in taken.items():
-        median = statistics.median(times)
-        print(f"{rows:>12} ready: claim {median * 1e6:.0f} us, ratio {median / least:.2f}")
+        in_turns(stores, many, "fresh")
+        if held:
+            hold(url, stores, many, held)
 
 
 class Counted:
@@ -218,11 +254,12 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--rows", type=int, nargs="*", default=[1000, 1_000_000])
     parser.add_argument("--claims", type=int, default=200)
+    parser.add_argument("--hold", type=float, default=60.0)
     parser.add_argument("--daemons", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--tasks", type=int, default=4000)
     args = parser.parse_args()
     if args.rows:
-        claims(args.url, args.rows, args.claims)
+        claims(args.url, args.rows, args.claims, args.hold)
     log_of(args.url)
     for many in args.daemons:
         daemons(args.url, many, args.tasks)

@@ -90,6 +90,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
     """
     may_record: str = ""
     """Whether this role may record a failover; empty: it may."""
+    waits: str = ""
+    """Lets this transaction wait for others' rows as long as for any answer; empty: no others."""
     advance_ids: str = ""
     """Lets ids of tasks and runs go on beyond those that a replica may have forgotten.
 

@@ -134,7 +134,12 @@ class HistoryWatch:
         return begun
 
     def _lock(self, timeline: int) -> History:
-        """Lock the history; without one, that of this timeline begins."""
+        """Lock the history; without one, that of this timeline begins.
+
+        Of daemons that begin at once, all but the first wait for a commit on the disk.
+        """
+        if self._engine.dialect.waits:
+            self._engine.rows(self._engine.dialect.waits)
         first = History(timeline=timeline)
         self._engine.change(sql.ADD, {"value": _encoded(first)})
         return self._read(sql.LOCK) or first

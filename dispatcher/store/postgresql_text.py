@@ -32,6 +32,7 @@ DIALECT: Final = Dialect(
     storage=STORAGE,
     shared=True,
     may_record="SELECT has_table_privilege('meta', 'UPDATE')",
+    waits="SELECT set_config('lock_timeout', '0', TRUE)",
     advance_ids="""
         SELECT setval(sequence, nextval(sequence) + 1000000)
         FROM (VALUES ('tasks'), ('runs')) AS given (name),

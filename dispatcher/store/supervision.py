@@ -94,6 +94,9 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return made
 
     def add_limits(self, queues: Iterable[str]) -> None:
+        # Of daemons that start at once, all but the first wait for a commit on the disk.
+        if self.engine.dialect.waits:
+            self.engine.rows(self.engine.dialect.waits)
         rows = [{"name": _limit(queue)} for queue in queues]
         self.engine.change(nodes_sql.ADD_LIMITS, {"given": rows_of(rows)})
 

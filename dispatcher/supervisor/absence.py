@@ -9,7 +9,7 @@ from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.outage import RETURN
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.turn import Shared, Turn
-from dispatcher.times import Alarm, Instant
+from dispatcher.times import LONG_AGO, Alarm, Instant
 from dispatcher.wire import RunUid
 
 #: Seconds until claims are searched again whose rows another transaction had locked.
@@ -35,6 +35,11 @@ class Absence:
         self._renewal = Alarm()
         self._scan = Alarm()
         self._has_begun = False
+        self._others_until = LONG_AGO
+        """Until when other nodes may return from an outage."""
+        self._silent_since: Instant | None = None
+        self._left = 0.0
+        """Seconds that were left of that moment when the store fell silent again."""
 
     @property
     def due(self) -> Instant:
@@ -60,17 +65,26 @@ class Absence:
         turn.after(partial(self._compare, confirmed))
         turn.after(partial(self._send_renewal, self._memory.hello, turn.at))
 
-    def await_others(self, silent_for: float | None, at: Instant) -> None:
+    def await_others(self, silent_since: Instant | None, at: Instant) -> None:
         """Take nothing over for a moment after an outage, which others may have had too.
 
         They may have runs to record that ended meanwhile. An outage that was shorter than this
-        moment has cost nobody a claim. A daemon on a shared store does not know what was before it
-        began: an outage may just have ended.
+        moment has cost nobody a claim; but what was left of the moment after another one begins at
+        its end. A daemon on a shared store does not know what was before it began: an outage may
+        just have ended.
         """
-        begins = not self._has_begun and self._memory.settings.session is not None
-        self._has_begun = True
-        if begins or (silent_for is not None and silent_for >= RETURN):
-            self._scan.set(Instant(at + RETURN))
+        left = 0.0
+        if silent_since is None:
+            if not self._has_begun and self._memory.settings.session is not None:
+                left = RETURN
+        else:
+            if self._silent_since is None:
+                self._left = max(0.0, self._others_until - silent_since)
+            left = RETURN if at >= silent_since + RETURN else self._left
+        self._has_begun, self._silent_since = True, silent_since
+        if left:
+            self._others_until = Instant(at + left)
+            self._scan.set(self._others_until)
 
     def take_over(self, turn: Turn) -> None:
         """Settle local claims that are over, and the claims of silent nodes."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import structlog
 
 from dispatcher import wire
-from dispatcher.supervisor.turn import Shared
+from dispatcher.supervisor.turn import LiveRun, Shared
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -21,10 +21,14 @@ class LostClaims:
         self._executor, self._memory = shared.executor, shared.memory
 
     def end(self, uids: Iterable[RunUid]) -> None:
-        """End those of these runs that live here at once; until they are gone, nothing starts."""
+        """End those of these runs that live here at once.
+
+        Until they are gone nothing starts, but for unkillable ones, which may never be gone.
+        """
         for uid in [*uids]:
-            if self._forget(uid):
-                self._memory.surplus.add(uid)
+            if (live := self._forget(uid)) is not None:
+                if live.unkillable is None:
+                    self._memory.surplus.add(uid)
                 self._executor.send(wire.End(uid=uid, reason="lost", at_once=True))
 
     def gone(self, end: wire.Exited | wire.StartFailed) -> None:
@@ -34,9 +38,9 @@ class LostClaims:
         if isinstance(end, wire.Exited):
             self._executor.send(wire.Forget(uid=end.uid))
 
-    def _forget(self, uid: RunUid) -> bool:
-        """Return whether the run was held until now."""
+    def _forget(self, uid: RunUid) -> LiveRun | None:
+        """Return the run if it was held until now."""
         live = self._memory.live.pop(uid, None)
         if live is not None:
             log.warning("claim.lost", **live.ids())
-        return live is not None
+        return live

@@ -28,6 +28,11 @@ class Outage:
         """Return the seconds since the store last answered, None while it does."""
         return None if self.retry_at is None else round(at - self._since, 3)
 
+    @property
+    def since(self) -> Instant | None:
+        """When the outage began, None while the store answers."""
+        return None if self.retry_at is None else self._since
+
     def record_failure(self, *, at: Instant) -> bool:
         """Plan the next try; return whether an outage has begun."""
         is_new = self.retry_at is None

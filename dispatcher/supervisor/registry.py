@@ -98,11 +98,14 @@ class Registry:
         return not is_new and turn.at >= self._until
 
     def _watch(self, row: Node, at: Instant, *, is_new: bool) -> None:
+        pause = at - self._looked_at
         self._watched, self._watched_in, self._looked_at = row, self._store.history, at
         if is_new:
             seconds = watch_of(row)
             self._until = Instant(at + seconds)
             log.warning("node.watched", hostname=row.hostname, timeout_s=seconds)
+        elif pause > 2 * LOOK_INTERVAL:  # an outage, perhaps of that daemon too
+            self._until = Instant(self._until + pause)
 
     def _remember_taken(self, before: Node | None) -> None:
         self._taken_in, self._watched = self._store.history, None

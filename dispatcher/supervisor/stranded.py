@@ -48,9 +48,12 @@ class StrandedRuns:
         node_id = self._memory.settings.node_id
         runs = {run.run_uid: run for run in self._store.stranded(node_id, now=turn.now)}
         for uid in self._memory.stranded.keys() - runs.keys():
-            if (run := self._store.take_run(uid)) is not None:
+            is_ours = self._memory.stranded[uid].is_ours
+            if is_ours and (run := self._store.take_run(uid)) is not None:
                 runs[uid] = run
-            elif self._store.open_run(uid) is None:
+            elif self._store.open_run(uid) is None or not (
+                is_ours or uid in self._store.passed_over(node_id, now=turn.now)
+            ):  # it has ended, or its node is back and has confirmed it
                 turn.after(partial(self._forget, uid))
         living = self.living(turn, runs.values())
         over = [run for uid, run in runs.items() if uid not in living]

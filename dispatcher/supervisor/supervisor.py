@@ -135,7 +135,7 @@ class Supervisor:
         if rests and at < self._rest.until:
             self._rested_at = at
             return self._rest.wake_at(at)
-        self._absence.await_others(self._outage.silent_for(at), at)
+        self._absence.await_others(self._outage.since, at)
         self._transactor.begin_tick(caught_up=caught_up)
         if not rests:
             self._rest.end()

@@ -55,7 +55,7 @@ class Transactor:
         if before not in (None, history):
             self.again = True
             raise FailedOver(f"timeline {history.timeline}")
-        self.again = turn.again
+        self.again |= turn.again
         self.committed_at = at
         for effect in turn.effects:
             effect()

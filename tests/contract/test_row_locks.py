@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,6 +17,7 @@ from dispatcher.environment import Environment
 from dispatcher.execution import LOCAL, NO_ROWS, Claim, Claims, Rows, StartedRun
 from dispatcher.model import Declared, Outcome, TaskFilter, TaskState
 from dispatcher.operations.editing import edit
+from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import operators, submitters, supervisor
 from dispatcher.supervisor.supervisor import Supervisor
@@ -126,6 +127,24 @@ def test_a_local_claim_that_others_have_locked_is_passed_over(
         assert [] == alone(other, lambda store: store.abandoned(limit=9, now=later(TTL)))
         passed_over = alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
         assert {claim.run_uid} == {run.run_uid} == passed_over
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_daemons_that_begin_at_once_wait_for_each_other(
+    sessions: Sessions, one: SqlStore, postgres: Postgres, tmp_path: Path, *, begun: bool
+) -> None:
+    """Longer than a tick waits for a row: a commit may be slow.
+
+    With `begun`, the store has its history, and only the limits are added.
+    """
+    if begun:
+        alone(one, lambda _: None)
+    with closing(open_store(postgres.url(), state_dir=tmp_path / "t", patience=0.001)) as tick:
+        with one.transaction():
+            one.add_limits(["q"])
+            waiting = sessions.waiting(lambda: alone(tick, lambda store: store.add_limits(["q"])))
+
+        assert waiting.result() is None
 
 
 def test_a_claim_that_finds_its_limit_locked_is_to_be_tried_again(

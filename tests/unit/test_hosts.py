@@ -262,3 +262,48 @@ def test_an_outage_of_a_moment_delays_no_takeover(hosts: Hosts) -> None:
         hosts.run_for(2)
 
     assert [task] == here.tasks
+
+
+def test_a_run_that_was_stranded_here_is_its_nodes_again_once_that_confirms_it() -> None:
+    """What could not be seen may have been nothing: its worker outlives its kill over there."""
+    hosts = Hosts()
+    one, two = hosts.start()
+    task = one.submit("work")
+    hosts.run_for(3)
+    here, there = (one, two) if two.tasks else (two, one)
+    uid = there.uid(task)
+    there.executor.graces[uid] = 1e9
+    here.executor.alive[uid] = "it is unknown whether it lives"
+    there.road.cut = True
+    hosts.run_for(TAKEN + 3)
+    assert [task] == [one.task_id for one in here.supervisor.report(at=here.at()).stranded]
+    there.road.cut = False
+    hosts.run_for(1.5)
+    del here.executor.alive[uid]
+
+    hosts.run_for(2 * SETTINGS.reap_interval)
+
+    assert [None] == outcomes(here, task)
+    assert not here.supervisor.report(at=here.at()).stranded
+
+
+@pytest.mark.parametrize(("back", "away"), [(1.2, 4.0), (0.3, 4.6)])
+def test_an_outage_in_two_parts_costs_no_node_what_ended_meanwhile(
+    back: float, away: float
+) -> None:
+    hosts = Hosts()
+    one, two = hosts.start()
+    task = one.submit("work")
+    hosts.run_for(3)
+    there, here = (one, two) if one.tasks else (two, one)
+    there.road.cut = here.road.cut = True
+    hosts.run_for(50)
+    there.finish(task)
+    hosts.run_for(TAKEN)
+    for cut, seconds in ((False, back), (True, away), (False, 1.5)):
+        here.road.cut = cut
+        hosts.run_for(seconds)
+    there.road.cut = False
+    hosts.run_for(3)
+
+    assert [Outcome.SUCCEEDED] == outcomes(there, task)

@@ -335,3 +335,25 @@ def test_a_run_claimed_in_the_tick_that_confirms_is_kept(world: World) -> None:
 
     assert [] == lost(captured)
     assert TaskState.RUNNING is world.state(task_id)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_lost_run_that_is_unkillable_keeps_no_other_from_starting(
+    world: World, *, together: bool
+) -> None:
+    """Its executor reports that once."""
+    task_id = world.submit("work")
+    world.start()
+    stuck = wire.Changed(uid=world.uid(task_id), state=wire.RunState.UNKILLABLE, reason="disk")
+    if together:
+        take(world, task_id)
+    world.executor.events.append(stuck)
+    world.settle_down()
+    if not together:
+        take(world, task_id)
+        world.run_for(LIMIT / 2)
+    second = world.submit("next")
+
+    world.run_for(2)
+
+    assert TaskState.RUNNING is world.state(second)

@@ -217,6 +217,21 @@ def test_an_outage_while_a_copy_watches_is_no_silence_of_the_original(
         pass_by(WATCH + 1, copy, original)
 
 
+def test_one_outage_after_another_is_no_silence_of_the_original(original: Host) -> None:
+    original.run_for(10 - original.elapsed % 10)  # it has just written its row
+    copy = copy_of(original)
+    for _ in range(6):
+        original.shared.is_cut = copy.shared.is_cut = True
+        pass_by(3.0, copy, original)
+        copy.shared.is_cut = False
+        pass_by(1.0, copy, original)
+    assert "here" == row_of(original, "here").session
+    original.shared.is_cut = False
+
+    with pytest.raises(ConfigError, match="another daemon of node here works on host here"):
+        pass_by(WATCH + 1, copy, original)
+
+
 def test_a_copy_whose_host_stood_still_during_an_outage_watches_anew(original: Host) -> None:
     copy = copy_of(original)
     copy.tick()

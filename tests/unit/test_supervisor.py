@@ -634,3 +634,18 @@ def test_a_day_of_a_hundred_slots_takes_seconds() -> None:
         world.gone(task, 0)
 
     assert {TaskState.SUCCEEDED} == {world.state(task) for task in tasks}
+
+
+def test_what_a_refused_tick_leaves_due_is_done_at_once(
+    world: World, unwell: Unwell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.supervisor.claimer.DUE_BATCH", 1)
+    world.start()
+    tasks = [world.submit("work", delay_ms=1_000) for _ in range(3)]
+    world.run_for(0.9)
+    world.elapsed += 0.2
+    unwell.failures = [(StoreRefused("CHECK failed"), False)]
+
+    world.settle_down()
+
+    assert TaskState.SCHEDULED not in {world.state(task) for task in tasks}
