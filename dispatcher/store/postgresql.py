@@ -50,6 +50,8 @@ class PostgresqlEngine:
         """The server's warning that the last commit was not replicated."""
         self._given_up = 0
         """The server's process of a session that was given up while it committed; 0: none."""
+        self._meta: int | None = None
+        """Which table the session's `meta` is; None: not known yet."""
         self._connect()
         forks.disable_in_children(self)
 
@@ -99,9 +101,10 @@ class PostgresqlEngine:
                 self._given_up = 0
             self._exchanges.add(sql.BEGIN_WRITE if write else sql.BEGIN_READ, prepare=False)
             self._exchanges.add(sql.CLOCK_WRITE if write else sql.CLOCK_READ)
-            ((time, timeline),) = self._exchanges.rows(self._exchanges.send())
+            ((time, timeline, meta),) = self._exchanges.rows(self._exchanges.send())
             at = instant()
             self._reading = Reading(StoreTime(time), took=at - before, at=at)
+            self._refuse_replaced(meta)
             if timeline is not None:
                 self._follow(int(timeline, 16))
             if schema:
@@ -127,6 +130,15 @@ class PostgresqlEngine:
             self.rollback()
             raise
         self._is_proved = True
+
+    def _refuse_replaced(self, meta: int | None) -> None:
+        """End a session whose store was replaced: the next one finds out by which."""
+        known, self._meta = self._meta, meta
+        if known is not None and meta != known:
+            self._drop()
+            raise StoreUnavailable(
+                f"{self.name} was restored or made anew while in use; it is examined first"
+            )
 
     def _follow(self, timeline: int) -> None:
         """Refuse a server that lacks what this process has seen: a primary before its failover."""
@@ -255,7 +267,7 @@ class PostgresqlEngine:
         """Close the session; the next transaction opens a fresh one."""
         if self._session is not None:
             self._session.close()
-            self._session = None
+            self._session = self._meta = None
 
     def _fail(self, error: Exception) -> DispatcherError:
         """Roll back, let further statements fail, and return the store's error."""

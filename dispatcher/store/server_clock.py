@@ -71,9 +71,11 @@ class ServerClock:
         read = self._reading()
         self._compare(read)
         self._host_ms = self._ahead_of_boot()
-        ahead_ms = self._host.wall() - read.time
-        if abs(ahead_ms - self._ahead_ms) > STEP and read.took <= TOGETHER:
-            self._ahead_ms = ahead_ms
+        if self._host_ms is not None and read.took <= TOGETHER:
+            # At the reading: it may be some time ago, as a new session is examined first.
+            ahead_ms = round(self._host_ms + read.at * 1000) - read.time
+            if abs(ahead_ms - self._ahead_ms) > STEP:
+                self._ahead_ms = ahead_ms
         return read.time
 
     def watch(self, engine: Engine) -> Setting:  # noqa: ARG002 - as `Clock`

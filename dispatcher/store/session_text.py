@@ -5,11 +5,13 @@ from typing import Final
 BEGIN_WRITE: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 BEGIN_READ: Final = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
-# The server's clock and timeline. In a snapshot this is also the statement whose moment it shows.
-# A standby has no timeline to read.
+# The server's clock and timeline, and which table `meta` is: another one after a restore over a
+# store in use. In a snapshot this is also the statement whose moment it shows. A standby has no
+# timeline to read.
 _CLOCK: Final = b"SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT), "
-CLOCK_WRITE: Final = _CLOCK + b"left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-CLOCK_READ: Final = _CLOCK + b"NULL"
+_META: Final = b", CAST(to_regclass('meta') AS oid)"
+CLOCK_WRITE: Final = _CLOCK + b"left(pg_walfile_name(pg_current_wal_lsn()), 8)" + _META
+CLOCK_READ: Final = _CLOCK + b"NULL" + _META
 
 #: Lets the commit wait neither for the disk nor for a standby.
 FORGET: Final = b"SET LOCAL synchronous_commit = off"

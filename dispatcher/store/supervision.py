@@ -187,7 +187,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return self.engine.change(nodes_sql.TAKE, {**node_parameters(node), **expected}) > 0
 
     def record_node(self, node: Node) -> bool:
-        return self.engine.change(nodes_sql.RECORD, node_parameters(node)) > 0
+        values = {**node_parameters(node), "timeline": node.timeline}
+        return self.engine.change(nodes_sql.RECORD, values) > 0
 
     def leave_node(self, node_id: str, session: str) -> None:
         self.engine.change(nodes_sql.LEAVE, {"node": node_id, "session": session})

@@ -29,6 +29,11 @@ class Failover:
         self._reconciled: History | None = None
         """The history that this node's row names."""
 
+    @property
+    def reconciled_timeline(self) -> int:
+        """The timeline with whose store the runs were compared last; 0: with none."""
+        return 0 if self._reconciled is None else self._reconciled.timeline
+
     def reconcile(self, error: Exception | None = None) -> None:
         """Compare store and executor anew: it is unknown which of our commits the store has."""
         self._memory.hello = None

@@ -2,10 +2,13 @@
 
 from functools import partial
 
+from msgspec.structs import replace
+
 from dispatcher import wire
 from dispatcher.errors import ConfigError
 from dispatcher.model import Node
 from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.turn import Memory, SupervisorSettings, Turn
 from dispatcher.times import LONG_AGO, Instant, StoreTime
 
@@ -43,9 +46,8 @@ def own_row(
 class NodeRow:
     """Keeps the row up to date: on an embedded store while an executor is connected."""
 
-    def __init__(self, store: SupervisorStore, memory: Memory) -> None:
-        self._store = store
-        self._memory = memory
+    def __init__(self, store: SupervisorStore, memory: Memory, failover: Failover) -> None:
+        self._store, self._memory, self._failover = store, memory, failover
         self._written_at = LONG_AGO
 
     @property
@@ -66,6 +68,7 @@ class NodeRow:
             return
         if turn.at >= self._written_at + self._interval:
             row = own_row(settings, memory.hello, now=turn.now, interval=self._interval)
+            row = replace(row, timeline=self._failover.reconciled_timeline)
             if not self._store.record_node(row):
                 raise _lost(settings)
             turn.after(partial(self._remember_written, turn.at))

@@ -80,7 +80,7 @@ class Supervisor:
         self._locking = Locking(shared, self._reaper, self._absence, self._failover)
         self._clock = ClockWatch(store, memory)
         self._registry = Registry(store, memory)
-        self._node_row = NodeRow(store, memory)
+        self._node_row = NodeRow(store, memory, self._failover)
         self._idleness = Idleness(shared)
         retention = Retention(store, memory, files)
         self._chores = (

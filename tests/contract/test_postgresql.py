@@ -23,7 +23,7 @@ from dispatcher.store.engine import Row, transaction
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.server import DatabaseServer
 from dispatcher.store.server_clock import Reading, ServerClock
-from dispatcher.times import HostClock, Instant, StoreTime, WallTime, wall_clock
+from dispatcher.times import HostClock, Instant, StoreTime, WallTime, instant, wall_clock
 from tests.contract.proxy import Cut, Proxy
 from tests.eventually import eventually
 from tests.postgres import Postgres, running
@@ -671,7 +671,7 @@ def test_the_time_is_that_of_the_server_in_milliseconds(engine: PostgresqlEngine
 def test_a_host_whose_clock_is_wrong_keeps_the_servers_time_and_sees_its_own_dates(
     engine: PostgresqlEngine, ahead: int
 ) -> None:
-    host = HostClock(lambda: WallTime(wall_clock() + ahead), lambda: Instant(0.0), lambda: "boot")
+    host = HostClock(lambda: WallTime(wall_clock() + ahead), instant, lambda: "boot")
     clock, right = ServerClock(engine.reading, host), ServerClock(engine.reading)
     with transaction(engine, write=False):
         times = [one.begin(engine, write=False) for one in (clock, right)]
@@ -679,6 +679,22 @@ def test_a_host_whose_clock_is_wrong_keeps_the_servers_time_and_sees_its_own_dat
 
     assert times[0] == times[1]
     assert abs(calendar.date(times[0]) - times[0] - ahead) < 1_000
+
+
+def test_a_session_that_is_examined_for_long_shows_no_step_of_the_hosts_clock(
+    engine: PostgresqlEngine,
+) -> None:
+    clocks = Clocks()
+    host = HostClock(
+        lambda: WallTime(round(clocks.elapsed * 1000)), lambda: Instant(clocks.elapsed), lambda: ""
+    )
+    read = clocks.reading()
+    clock = ServerClock(lambda: read, host)
+    clocks.elapsed += 5.0  # since the reading
+
+    clock.begin(engine, write=True)
+
+    assert 0 == clock.watch(engine).ahead_ms
 
 
 def test_a_step_of_the_hosts_clock_is_known_before_the_next_transaction(

@@ -236,3 +236,23 @@ def test_nothing_is_restored_under_others(copied: str, url: str, state_dir: Path
 def test_where_nothing_was_restored_that_is_reported(url: str, state_dir: Path) -> None:
     with pytest.raises(StoreUnusable, match="holds no store; restore one there first"):
         restored(url, state_dir)
+
+
+def test_a_store_that_is_put_back_while_it_is_used_is_noticed_by_those_who_use_it(
+    postgres: Postgres, url: str, state_dir: Path, tmp_path: Path
+) -> None:
+    """Its counters are older: a session that goes on would repeat ids and fences."""
+    store = opened(url, state_dir)
+    with closing(store.raw):
+        store.new()
+        dump(postgres, tmp_path)
+        first = store.new()
+        postgres.sql("DROP SCHEMA dispatcher CASCADE")
+        put_back(postgres, tmp_path)
+
+        with pytest.raises(StoreUnavailable, match="restored or made anew while in use"):
+            store.new()
+        with pytest.raises(StoreUnusable, match=r"copy of a store.*dispatcher restore"):
+            store.new()
+
+    assert [(first - 1,)] == postgres.sql("SELECT id FROM dispatcher.tasks")

@@ -350,6 +350,25 @@ def test_once_claims_go_on_no_tick_asks_again_for_a_node_that_never_returns(
     assert 0 == asked
 
 
+def test_a_node_that_was_forgotten_and_comes_back_is_not_awaited_for_the_last_failover(
+    cluster: Cluster, here: Host
+) -> None:
+    there = elsewhere(cluster)
+    cluster.server.fail_over()
+    cluster.run_for(RETURN + 5)
+    there.shared.is_cut = True
+    cluster.run_for(60)
+    with here.store.transaction() as now:
+        assert here.store.forget_node("there", now=now)
+    there.shared.is_cut = False
+    cluster.run_for(20)
+
+    with here.store.snapshot():
+        rows = {row.id: row.timeline for row in here.store.nodes()}
+
+    assert {"here": 2, "there": 2} == rows
+
+
 def test_a_node_that_left_before_is_not_awaited(cluster: Cluster, here: Host) -> None:
     there = elsewhere(cluster)
     there.shared.is_cut = True

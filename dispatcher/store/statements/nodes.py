@@ -23,8 +23,9 @@ SELECT node, count(*) FROM runs WHERE outcome IS NULL AND substr(node, 1, {len(L
 GROUP BY node
 """
 
+# A row that was forgotten meanwhile is made anew, with what its daemon has compared its runs with.
 RECORD = f"""
-INSERT INTO nodes ({", ".join(RECORDED)}) VALUES ({_VALUES})
+INSERT INTO nodes ({", ".join(RECORDED)}, timeline) VALUES ({_VALUES}, :timeline)
 ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in RECORDED[1:])}
 WHERE nodes.session = excluded.session
 {FORGETTABLE}"""
