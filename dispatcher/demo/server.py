@@ -60,12 +60,20 @@ def server_programs(directory: Path) -> Path:
 
 
 def reachable(programs: Path, directory: Path) -> Path:
-    """Return where the programs are: below `directory`, if their user could not reach them."""
+    """Return where the programs are: below `directory`, if their user could not reach them.
+
+    They find the libraries of their wheel (`PACKAGE.libs`) by the way there from their own place.
+    """
     if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in programs.parents):
         return programs
     installed = programs.parent
-    shutil.copytree(installed, copied := directory / installed.name, symlinks=True)
-    copied.chmod(0o755)
+    package = installed.parent
+    copied = directory / "programs" / package.name / installed.name
+    shutil.copytree(installed, copied, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, directory / "programs" / libraries.name, symlinks=True)
+    subprocess.run(["chmod", "-R", "a+rX", directory / "programs"], check=True)
     return copied / programs.name
 
 
