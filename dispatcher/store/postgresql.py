@@ -96,7 +96,7 @@ class PostgresqlEngine:
         before = instant()
         try:
             if self._given_up:
-                self._exchanges.add(sql.END_WAIT, [self._given_up])
+                self._exchanges.add(sql.END_GIVEN_UP, [self._given_up])
                 self._exchanges.send()
                 self._given_up = 0
             self._exchanges.add(sql.BEGIN_WRITE if write else sql.BEGIN_READ, prepare=False)

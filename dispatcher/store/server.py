@@ -22,8 +22,9 @@ from dispatcher.times import instant
 #: The oldest version that is supported, as libpq counts versions.
 OLDEST: Final = 140_000
 
-#: Seconds beyond the patience with others after which the server ends a statement, and after which
-#: a session gives up waiting for an answer. libpq waits as long for a connection at least.
+#: Seconds beyond the patience with others after which the server ends a statement, or the wait of
+#: a COMMIT for others that ring, and after which a session gives up waiting for an answer. libpq
+#: waits as long for a connection at least.
 STATEMENT: Final = 1.0
 ANSWER: Final = 2.0
 
@@ -114,6 +115,15 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
         """Seconds that a transaction waits for the server in all, connecting apart."""
         return self.patience + ANSWER
 
+    @property
+    def statement_ms(self) -> int:
+        """Milliseconds after which the server ends a statement: earlier than `answer`."""
+        return self._lock_ms + round(STATEMENT * 1000)
+
+    @property
+    def _lock_ms(self) -> int:
+        return max(1, round(self.patience * 1000))  # 0 would be for ever
+
     def connect(self) -> Session:
         """Open a session. Raises `StoreUnavailable` and `StoreUnusable`."""
         try:
@@ -160,10 +170,9 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
 
     def _settings(self) -> bytes:
         """Return the statement that prepares a session."""
-        locked = max(1, round(self.patience * 1000))  # 0 would be for ever
         settings = {
-            "lock_timeout": locked,
-            "statement_timeout": locked + round(STATEMENT * 1000),
+            "lock_timeout": self._lock_ms,
+            "statement_timeout": self.statement_ms,
             # So long a process that is stopped or cut off keeps others from the rows it locked.
             "idle_in_transaction_session_timeout": round(self.answer * 1000),
             "client_min_messages": "warning",

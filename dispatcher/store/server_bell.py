@@ -56,10 +56,11 @@ class ServerBell:
         clock: Callable[[], Instant] = instant,
         rng: random.Random | None = None,
     ) -> None:
-        # All commits that notify take one lock of the whole server, and hold it until their own are
-        # on the disk and on the standby. So the time-out of the statement bounds the wait for it.
+        # All commits that notify take one lock of the whole server, and hold it until they are on
+        # the disk and on the standby. Their wait for it may last as long as a statement.
+        # It is set as the time-out for locks, since that for statements does not apply to a COMMIT.
         self.statement = f"""
-SELECT set_config('lock_timeout', '0', TRUE), pg_notify('{server.schema}', '')
+SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE), pg_notify('{server.schema}', '')
 """
         self._server = server
         self._clock = clock

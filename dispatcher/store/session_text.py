@@ -16,10 +16,12 @@ CLOCK_READ: Final = _CLOCK + b"NULL" + _META
 #: Lets the commit wait neither for the disk nor for a standby.
 FORGET: Final = b"SET LOCAL synchronous_commit = off"
 
-# No time-out of the server ends that wait, nor does it notice that the session was given up.
-END_WAIT: Final = b"""
-SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-WHERE pid = $1 AND wait_event = 'SyncRep' AND application_name = current_setting('application_name')
+# Whatever its COMMIT waits for, now or next. No time-out of the server ends a wait for a standby,
+# and the server does not notice there that the session was given up. A session that is cancelled
+# between two waits would begin the second one.
+END_GIVEN_UP: Final = b"""
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = $1 AND application_name = current_setting('application_name')
 """
 
 #: Lets one process at a time change the tables.

@@ -3,13 +3,14 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from dispatcher.errors import CommitUnknown, StoreUnavailable
+from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.execution import Claim
 from dispatcher.history import RETURN
 from dispatcher.model import Node
@@ -316,6 +317,96 @@ def test_a_commit_that_rings_waits_for_another_that_waits_for_a_standby(
 
 def _expect_rows(server: Postgres, query: str) -> None:
     assert server.sql(query)
+
+
+WAITS_FOR_ITS_TURN = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'object'"
+
+
+@contextmanager
+def turn_taken(server: Postgres) -> Iterator[None]:
+    """Let a foreign session hold the turn of commits that ring: it waits for its standby."""
+
+    def notify() -> None:
+        with suppress(psycopg.OperationalError), closing(server.connect()) as session:
+            session.execute("SET application_name = 'holder'")
+            while True:  # the first ones may come before the server has read its settings
+                session.execute("SELECT pg_logical_emit_message(TRUE, '', ''); NOTIFY something")
+
+    with ThreadPoolExecutor(1) as holder:
+        notified = holder.submit(notify)
+        try:
+            eventually(lambda: _expect_rows(server, WAITS_FOR_STANDBY))
+            yield
+        finally:
+            server.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'holder'"
+            )
+            notified.result()
+
+
+def test_a_commit_that_rings_does_not_wait_for_its_turn_without_end_and_wrote_nothing(
+    deserted: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "ANSWER", 60.0)
+    with opened(deserted.url(), tmp_path, patience=0.02) as store:
+        kept = store.new()
+        desert(deserted)
+        with turn_taken(deserted):
+            with pytest.raises(StoreUnavailable, match=r"held a lock for more than.*try again"):
+                store.new()
+            with store.raw.transaction():
+                assert [(kept,)] == store.sql("SELECT id FROM tasks")
+
+
+def test_a_session_that_was_given_up_while_it_waited_for_its_turn_is_ended(
+    deserted: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn would come later, and then nobody would end its wait for the standby."""
+    monkeypatch.setattr(sessions, "STATEMENT", 3600.0)
+    with opened(deserted.url(), tmp_path, patience=0.02) as store:
+        store.new()
+        desert(deserted)
+        with turn_taken(deserted):
+            with pytest.raises(CommitUnknown, match="did not answer in time"):
+                store.new()
+            assert deserted.sql(WAITS_FOR_ITS_TURN)
+            with store.raw.transaction():
+                pass
+
+            def probe() -> None:
+                assert [] == deserted.sql(WAITS_FOR_ITS_TURN)
+
+            eventually(probe)
+
+
+def test_commits_that_ring_leave_no_session_behind_while_a_standby_is_away(
+    deserted: Postgres, tmp_path: Path
+) -> None:
+    def submit(store: OneByOne) -> None:
+        for _ in range(6):
+            with suppress(DispatcherError):
+                store.new()
+
+    with (
+        opened(deserted.url(), tmp_path, patience=0.02) as one,
+        opened(deserted.url(), tmp_path, patience=0.02) as other,
+        ThreadPoolExecutor(2) as both,
+    ):
+        for each in (one, other):
+            each.new()
+        desert(deserted)
+        unknown_commit(one)
+        list(both.map(submit, (one, other)))
+        for each in (one, other):
+            with each.raw.transaction():
+                pass
+
+        def probe() -> None:
+            assert [] == deserted.sql(WAITS_FOR_STANDBY)
+            assert [] == deserted.sql(WAITS_FOR_ITS_TURN)
+
+        eventually(probe)
 
 
 def test_a_role_that_waits_for_no_disk_waits_for_it_here(
