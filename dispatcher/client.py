@@ -22,6 +22,7 @@ from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
 from dispatcher.operations.nodes import NodeOperator
 from dispatcher.store.open import open_store
+from dispatcher.store.schema import is_shared
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Refused, Renewed
@@ -46,6 +47,9 @@ class Client(NodeOperator):
     daemon work wake it, if one runs. After a fork every method but `close` raises
     `DispatcherError` in the child: open another client there.
 
+    A missing database file is created; a missing store on a server is `StoreUnusable`, as a name
+    may be wrong: `dispatcher run` and `dispatcher migrate` create that.
+
     Root gets a `ConfigError` for another user's state directory: a library cannot change its user.
     """
 
@@ -58,6 +62,7 @@ class Client(NodeOperator):
             schema=config.store_schema,
             state_dir=config.state_dir,
             patience=patience,
+            create=not is_shared(config.store_url),
             bell=ControlBell(config),
         )
         """The store as it is, whose methods check nothing; for tests and tools."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import click
+
 from dispatcher.cli.output import print_kept
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
@@ -32,6 +34,9 @@ def opened(store: Client, run: Run, *, tail: int | None = None) -> RunOutput | R
         return _fetched(store, run, node, tail)
     except DispatcherError:
         print_kept(run, "this was the end of the output")
+        if run.outcome is None:
+            text = "dispatcher: the run is open: the store keeps the end of its output once it ends"
+            click.echo(text, err=True)
         raise
 
 

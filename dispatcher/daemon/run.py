@@ -103,9 +103,14 @@ def locked_store(config: Config) -> Iterator[Store]:
             state_dir=config.state_dir,
             patience=STORE_PATIENCE,
             upgrade=True,
+            made=_report_made,
         )
         with closing(store):
             yield store
+
+
+def _report_made(name: str, others: tuple[str, ...]) -> None:
+    log.info("store.created", store=name, other_schemas=list(others))
 
 
 def _listen_for_commands(config: Config) -> BoundSocket:

@@ -23,6 +23,7 @@ from dispatcher.demo.screen import DemoFailed, Screen, TaskRow
 from dispatcher.demo.server import server
 from dispatcher.exit_codes import ExitCode
 from dispatcher.model import Outcome, Run, TaskState
+from dispatcher.store.open import open_store
 
 CONFIG = """\
 [node]
@@ -65,6 +66,11 @@ class Host:
         self.daemon: subprocess.Popen[bytes] | None = None
         self.executor: psutil.Process | None = None
         self.node = ""
+
+    def make_store(self) -> None:
+        """Make the tables on the server."""
+        config = self.config
+        open_store(config.store_url, state_dir=config.state_dir, patience=PATIENCE).close()
 
     def start(self) -> None:
         """Start the daemon, and wait until its executor is connected."""
@@ -236,6 +242,7 @@ def perform(console: Console) -> bool:
         hosts = [Host(name, where / name, url) for name in ("first", "second")]
         for host in hosts:
             stack.callback(host.end)
+        hosts[0].make_store()
         client = stack.enter_context(Client(hosts[0].config))
         screen = Screen(console)
         job = Job(files, where / "results", pause=PAUSE)

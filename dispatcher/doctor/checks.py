@@ -21,11 +21,12 @@ from dispatcher.doctor.server import server
 from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
-from dispatcher.host.node import known_node_id
+from dispatcher.host.node import known_node_id, refuse_copy
 from dispatcher.overview import recent_step_text
 from dispatcher.store.examine import Examined, Report, examine
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
 from dispatcher.store.open import database_path, is_there, remembered_identity
+from dispatcher.store.schema import is_shared
 from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds to wait for the store.
@@ -44,6 +45,8 @@ def findings(
     """
     yield named_files.configuration(config)
     yield from _host()
+    if not is_shared(config.store_url):
+        yield _sqlite()
     if (remedy := owner.remedy_if_foreign(config.state_dir)) is not None and not _is_open(config):
         yield from_error("state directory", DispatcherError(f"it is not this user's: {remedy}"))
         return  # no other check could see anything
@@ -74,16 +77,18 @@ def _host() -> Iterator[Finding]:
         yield bad("host", text, "upgrade the kernel to 5.4 or later: it needs pidfds")
     else:
         yield ok("host", text)
+    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    manager = "systemd" if Path("/run/systemd/system").exists() else "no systemd"
+    yield ok("manager", f"{manager}, cgroup {'v2' if unified else 'v1 or none'}")
+
+
+def _sqlite() -> Finding:
     version = ".".join(map(str, library_version()))
     try:
         check_library()
     except DispatcherError as error:
-        yield from_error("sqlite", error)
-    else:
-        yield ok("sqlite", f"{version}, at least {'.'.join(map(str, OLDEST_LIBRARY))}")
-    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    manager = "systemd" if Path("/run/systemd/system").exists() else "no systemd"
-    yield ok("manager", f"{manager}, cgroup {'v2' if unified else 'v1 or none'}")
+        return from_error("sqlite", error)
+    return ok("sqlite", f"{version}, at least {'.'.join(map(str, OLDEST_LIBRARY))}")
 
 
 def _state_dir(config: Config) -> Iterator[Finding]:
@@ -118,10 +123,14 @@ def _makes(config: Config) -> str:
 def _node(config: Config) -> Iterator[Finding]:
     try:
         node = known_node_id(config.state_dir)
+        if node is not None:
+            refuse_copy(node, config.state_dir)
     except DispatcherError as error:
         yield from_error("node id", error)
         return
-    yield ok("node id", node or "none yet: the first start makes it")
+    later = "; `dispatcher run` makes sure that no other host has it"
+    text = node and (node + later if is_shared(config.store_url) else node)
+    yield ok("node id", text or "none yet: the first start makes it")
 
 
 def _journal(config: Config) -> Iterator[Finding]:

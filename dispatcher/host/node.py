@@ -119,8 +119,8 @@ def expect_same(node: str, state_dir: Path, served: Path, executor: int) -> None
             return
     raise ConfigError(
         f"the state directory {state_dir} is a copy of {served}, or was moved from there, and the"
-        f" executor of that one is running (pid {executor}): both have the identity of node {node}."
-        f" To use both, delete {state_dir}/node-id and {state_dir}/executor.journal;"
+        f" executor of that one is running (pid {executor}): both have the identity of node {node};"
+        f" to use both, delete {state_dir}/node-id and {state_dir}/executor.journal,"
         " or stop that executor, which ends its runs"
     )
 

@@ -333,6 +333,11 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         "node.resumed": Event(
             "This host can start processes again.", fields={"reason": str}, same_by=("reason",)
         ),
+        "store.created": Event(
+            "The schema held no store: the daemon made one. `other_schemas` of the database hold"
+            " stores of other dispatchers, or the one that was meant.",
+            fields={"store": str, "other_schemas": list[str]},
+        ),
         "store.unavailable": Event(
             "The store did not answer, or did not take this node's row; nothing was written, and"
             " workers go on.",

@@ -27,7 +27,7 @@ from dispatcher.store.clock import Clock
 from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
 from dispatcher.store.filesystems import MOUNTINFO, refuse_place
 from dispatcher.store.names import DRAFT, side_files
-from dispatcher.store.schema import USUAL_NAME, is_shared
+from dispatcher.store.schema import USUAL_NAME, Made, ignored, is_shared
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import too_few_files
@@ -51,15 +51,16 @@ def open_store(
     clock: HostClock = HOST_CLOCK,
     mountinfo: Path = MOUNTINFO,
     bell: Bell = NO_BELL,
+    made: Made = ignored,
 ) -> Store:
     """Open the store that `url` names: ``sqlite:///PATH``, or ``sqlite://`` for one in memory.
 
     A connection URI of libpq, ``postgresql://…``, names a shared one, in a `schema` there. A
     transaction waits up to `patience` seconds for other writers; `clock` is the host's; `bell` is
     rung for the daemon of an embedded store. With `create`, a missing database is created unless
-    the state directory remembers one. With `upgrade`, an older schema is upgraded: only a holder of
-    `lock_database` may, as a daemon may use the old one. The state directory remembers its first
-    store's identity; the caller compares a later one by `remembered_identity`.
+    the state directory remembers one; `made` is called for a shared one. `upgrade` upgrades an
+    older schema: only a holder of `lock_database` may, as a daemon may use the old one. The state
+    directory remembers its first store's identity, to which the caller compares a later one's.
 
     Raises `ConfigError` for a URL that names no store, `StoreUnusable` for a database that is lost,
     replaced, damaged or cannot be created, `StoreUnavailable` for one that does not answer in time.
@@ -67,7 +68,7 @@ def open_store(
     path = database_path(url)
     if is_shared(url):
         store = open_on_server(
-            url, schema, state_dir, patience, create=create, upgrade=upgrade, clock=clock
+            *(url, schema, state_dir, patience, made), create=create, upgrade=upgrade, clock=clock
         )
         return _remembered(state_dir, store)
     if path is None:
@@ -105,6 +106,7 @@ def open_on_server(
     schema: str,
     state_dir: Path,
     patience: float,
+    made: Made = ignored,
     *,
     create: bool,
     upgrade: bool = False,
@@ -121,6 +123,7 @@ def open_on_server(
         create=create,
         upgrade=upgrade,
         clock=clock,
+        made=made,
     )
 
 
@@ -131,7 +134,7 @@ def server_of(url: str, schema: str, *, patience: float) -> DatabaseServer:
     except ImportError as error:
         raise ConfigError(
             f"store.url: a server needs a driver, which is not installed ({error}); "
-            "install it with: pip install 'dispatcher[postgres]'"
+            "install it, in the dispatcher's directory: pip install '.[postgres]'"
         ) from error
     return DatabaseServer.of(url, schema=schema, patience=patience)
 
@@ -241,15 +244,12 @@ def _refuse_lost(path: Path, state_dir: Path) -> None:
     # Checked last: another process that just created the database did so before these.
     if _size(path) is not None:
         return
-    if has_wal:
-        # SQLite would replay it into the new database.
+    if has_wal or identity is not None:
+        known = f"{_identity_file(state_dir)} remembers its store {identity}"
+        # SQLite would replay a WAL into the new database.
+        sign = f"{wal} holds its last commits" if has_wal else known
         raise StoreUnusable(
-            f"{path} is missing, and {wal} holds its last commits; "
-            "restore it from a backup, or remove that file to start again without its tasks"
-        )
-    if identity is not None:
-        raise StoreUnusable(
-            f"{path} is missing, and {_identity_file(state_dir)} remembers its store {identity}; "
+            f"{path} is missing, and {sign}; "
             "restore it from a backup, or remove that file to start again without its tasks"
         )
 

@@ -61,6 +61,9 @@ _READ_ONLY: Final = "25006"
 #: A migration by another session changed what a prepared statement returns.
 _REPLANNED: Final = "cached plan must not change result type"
 
+#: What the roles of docs/roles.sql may do, to one who may not.
+_IN_SCHEMA: Final = re.compile(r"permission denied for (schema|table|sequence) ")
+
 _AT_CONNECT: Final = (
     (re.compile(r'database ".*" does not exist'), "3D000"),
     (re.compile(r"authentication failed|no password supplied|pg_hba\.conf"), "28000"),
@@ -69,8 +72,21 @@ _AT_CONNECT: Final = (
 )
 
 
-def translated(error: Exception, name: str, patience: float) -> DispatcherError:
-    """Return the store's error for one of `ERRORS`; raise it again if the program is at fault."""
+def membership(schema: str, role: str) -> str:
+    """Return the remedy for a role that may not do with a store what it tries."""
+    return (
+        f"let its owner grant what is needed, GRANT {schema}_submit, {schema}_operate or"
+        f" {schema}_run TO {role} (docs/roles.sql makes them), or let store.url name another role"
+    )
+
+
+def translated(
+    error: Exception, name: str, patience: float, *, granting: str = ""
+) -> DispatcherError:
+    """Return the store's error for one of `ERRORS`; raise it again if the program is at fault.
+
+    `granting` is the remedy for a role that lacks a right in the store's schema.
+    """
     if isinstance(error, UnicodeEncodeError):
         return StoreRefused(f"a text {in_words(error)}")
     if isinstance(error, psycopg.DataError) and not error.sqlstate:
@@ -79,6 +95,7 @@ def translated(error: Exception, name: str, patience: float) -> DispatcherError:
     if state.startswith(_REFUSED):
         return StoreRefused(problem)
     if (remedy := _of_kind(state, _UNUSABLE)) is not None:
+        remedy = (granting if _IN_SCHEMA.match(problem) else "") or remedy
         return StoreUnusable(f"{name}: {problem}; {remedy}")
     if state == _LOCKED:
         problem = f"another session has held a lock for more than {patience:g} s"

@@ -5,6 +5,7 @@ and has a name.
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 #: Names that need no care in any tool; PostgreSQL keeps `pg_` for itself.
@@ -271,6 +272,12 @@ CREATE TABLE bulk_parts (
 );
 CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
 """
+
+#: Called with what messages call a shared store that was made, and the schemas with other stores.
+Made = Callable[[str, tuple[str, ...]], object]
+
+
+def ignored(_name: str, _others: tuple[str, ...]) -> None: ...
 
 
 def is_shared(url: str) -> bool:

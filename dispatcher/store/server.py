@@ -148,7 +148,13 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
 
     def translated(self, error: Exception) -> DispatcherError:
         """Return the store's error for one of `postgresql_errors.ERRORS`."""
-        return postgresql_errors.translated(error, self.name, self.patience)
+        return postgresql_errors.translated(error, self.name, self.patience, granting=self.granting)
+
+    @property
+    def granting(self) -> str:
+        """The remedy for a role that may not do with the store what it tries."""
+        role = self.parameters.get("user") or "this role"
+        return postgresql_errors.membership(self.schema, str(role))
 
     def conninfo(self) -> str:
         """Return the parameters, with those that the URL leaves open or may not decide."""

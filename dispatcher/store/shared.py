@@ -9,6 +9,7 @@ from dispatcher.errors import AlreadyHeld, StoreUnusable
 from dispatcher.store import migrate, migrations
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
+from dispatcher.store.schema import Made, ignored
 from dispatcher.store.server import DatabaseServer
 from dispatcher.store.server_bell import ServerBell
 from dispatcher.store.server_clock import ServerClock
@@ -42,8 +43,14 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> pg_backend_pid()
 ORDER BY pid
 """
 
-#: Sessions that a message names.
+#: Sessions, or schemas, that a message names.
 _MOST_NAMED: Final = 5
+
+# By some of their tables: a role may see those of schemas that it may not use.
+_STORES: Final = """
+SELECT schemaname FROM pg_tables WHERE tablename IN ('meta', 'tasks', 'runs', 'paused_queues')
+GROUP BY schemaname HAVING count(*) = 4 ORDER BY schemaname
+"""
 
 
 def open_shared(
@@ -53,20 +60,23 @@ def open_shared(
     upgrade: bool,
     remembered: str | None,
     clock: HostClock,
+    made: Made = ignored,
 ) -> SqlStore:
     """Open the store in a schema of a server.
 
     With `create`, a missing one is created unless the state directory remembers one: `remembered`
-    describes that. With `upgrade`, an older schema is upgraded. Raises as `open_store`, and
-    `AlreadyHeld` while others use an older schema that cannot be upgraded under them.
+    describes that. `made` is called then. Raises as `open_store`, and `AlreadyHeld` while others
+    use an older schema that `upgrade` cannot upgrade under them.
     """
     engine = PostgresqlEngine(server)
     try:
         with transaction(engine, write=False):
             is_there, _, is_own = find(engine, server)
         if not is_there:
-            _refuse_lost(server, remembered, create=create)
-            _create(engine, server)
+            with transaction(engine, write=False):
+                others = stores(engine)
+            _refuse_lost(server, remembered, others, create=create)
+            _create(engine, server, partial(made, server.name, others))
         else:
             with transaction(engine, write=False):
                 refuse_copy(engine, server)
@@ -99,10 +109,7 @@ def find(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[bool, bool, 
     """
     ((is_there, may_use, is_own),) = engine.rows(_FOUND, {"schema": server.schema})
     if may_use is False:
-        raise StoreUnusable(
-            f"{server.name}: this role may not use the schema; let its owner grant that"
-            f" (GRANT USAGE ON SCHEMA {server.schema}), or let store.url name another role"
-        )
+        raise StoreUnusable(f"{server.name}: this role may not use the schema; {server.granting}")
     return is_there, may_use is not None, is_own
 
 
@@ -149,17 +156,31 @@ def refuse_others(engine: PostgresqlEngine, server: DatabaseServer) -> None:
     )
 
 
-def _refuse_lost(server: DatabaseServer, remembered: str | None, *, create: bool) -> None:
+def stores(engine: PostgresqlEngine) -> tuple[str, ...]:
+    """Return the schemas of this database that hold stores, in an open transaction."""
+    return tuple(schema for (schema,) in engine.rows(_STORES))
+
+
+def _refuse_lost(
+    server: DatabaseServer, remembered: str | None, others: tuple[str, ...], *, create: bool
+) -> None:
+    more = ", …" if len(others) > _MOST_NAMED else ""
+    listed = ", ".join(others[:_MOST_NAMED]) + more
+    there = f"this database has stores in: {listed}" if others else "nor does another schema"
     if remembered is not None:
         raise StoreUnusable(
-            f"{server.name} holds no store, and {remembered}; "
-            "restore it from a backup, or remove that file to start again without its tasks"
+            f"{server.name} holds no store ({there}), and {remembered}; "
+            "let store.url and store.schema name the store that this host used, restore it from a"
+            " backup, or remove that file to start again without its tasks"
         )
     if not create:
-        raise StoreUnusable(f"{server.name} holds no store; the first `dispatcher run` makes it")
+        raise StoreUnusable(
+            f"{server.name} holds no store ({there}); correct store.url or store.schema, or make a"
+            " store here: `dispatcher run` or `dispatcher migrate`"
+        )
 
 
-def _create(engine: PostgresqlEngine, server: DatabaseServer) -> None:
+def _create(engine: PostgresqlEngine, server: DatabaseServer, made: Callable[[], object]) -> None:
     """Create the store, unless another process was faster."""
     with transaction(engine, write=True, schema=True):
         is_there, has_schema, _ = find(engine, server)
@@ -169,6 +190,7 @@ def _create(engine: PostgresqlEngine, server: DatabaseServer) -> None:
             engine.change(f'CREATE SCHEMA "{server.schema}"')
         migrate.fill(engine)
         migrate.write_meta(engine, PLACE, place(engine, server)[1])
+    made()
 
 
 def _prover(

@@ -46,15 +46,39 @@ def test_a_store_that_was_lost_is_not_made_anew(
     first = identity(url, state_dir)
     postgres.sql("DROP SCHEMA dispatcher CASCADE")
 
-    with pytest.raises(StoreUnusable, match=f"holds no store, and .*/store-id remembers .*{first}"):
+    with pytest.raises(StoreUnusable, match=f"and .*/store-id remembers .*{first}; let store"):
         identity(url, state_dir)
     (state_dir / "store-id").unlink()
     assert first != identity(url, state_dir)
 
 
-def test_who_may_not_make_one_is_referred_to_the_daemon(url: str, state_dir: Path) -> None:
-    with pytest.raises(StoreUnusable, match="the first `dispatcher run` makes it"):
+def test_a_wrong_schema_is_refused_with_those_that_hold_stores(
+    postgres: Postgres, state_dir: Path, tmp_path: Path
+) -> None:
+    url = postgres.url(postgres.new_database())
+    with pytest.raises(StoreUnusable, match=r"=dispatcher\) holds no store \(nor does another"):
         identity(url, state_dir, create=False)
+    identity(url, state_dir)
+    with pytest.raises(
+        StoreUnusable,
+        match=r"schema=dispacher\) holds no store \(this database has stores in: dispatcher\);"
+        r" correct store\.url or store\.schema, or make a store here: `dispatcher run` or `disp",
+    ):
+        identity(url, tmp_path / "new", create=False, schema="dispacher")
+    with pytest.raises(StoreUnusable, match=r"=dispacher.* in: dispatcher\), and .*/store-id rem"):
+        identity(url, state_dir, schema="dispacher")
+
+
+def test_who_makes_a_store_is_given_the_schemas_with_others(
+    postgres: Postgres, state_dir: Path, tmp_path: Path
+) -> None:
+    url = postgres.url(postgres.new_database())
+    made: list[tuple[str, ...]] = []
+    for _ in range(2):
+        identity(url, state_dir, made=lambda _, others: made.append(others))
+    identity(url, tmp_path, schema="night", made=lambda _, others: made.append(others))
+
+    assert [(), ("dispatcher",)] == made
 
 
 def test_two_schemas_of_one_database_are_two_stores(
@@ -96,7 +120,9 @@ def test_a_role_without_rights_is_told_what_it_lacks(
     with pytest.raises(StoreUnusable, match="permission denied for database postgres; grant"):
         identity(stranger, state_dir)
     identity(url, state_dir)
-    with pytest.raises(StoreUnusable, match=r"may not use the schema.*GRANT USAGE ON SCHEMA"):
+    with pytest.raises(
+        StoreUnusable, match=r"may not use the schema.*GRANT dispatcher_submit, .* TO stranger "
+    ):
         identity(stranger, state_dir)
 
 
@@ -138,4 +164,4 @@ def test_without_the_driver_the_extra_is_named(url: str, state_dir: Path) -> Non
     tried = subprocess.run(command, check=False, capture_output=True, text=True)
 
     assert "ConfigError: store.url: " in tried.stderr
-    assert "pip install 'dispatcher[postgres]'" in tried.stderr
+    assert "pip install '.[postgres]'" in tried.stderr

@@ -127,6 +127,26 @@ def test_without_a_listener_the_message_names_node_file_and_remedies(hosts: Host
     )
 
 
+def test_of_an_open_run_without_a_listener_the_message_says_that_nothing_is_kept_yet(
+    hosts: Hosts,
+) -> None:
+    hosts.configure(there=False)
+    with hosts.daemon() as daemon:
+        task_id = hosts.here.submit(
+            *shell(f"echo one; until test -e {hosts.there.directory}/go; do sleep 0.02; done")
+        )
+        daemon.expect("run.started")
+        hosts.part()
+
+        shown = hosts.here.cli("logs", task_id, exits=1)
+        (hosts.there.directory / "go").touch()
+        hosts.here.cli("wait", task_id)
+
+    assert "" == shown.stdout
+    assert "the run is open: the store keeps the end of its output once it ends" in shown.stderr
+    assert "[peers] listen" in shown.stderr
+
+
 def test_a_file_that_is_here_needs_no_listener(hosts: Hosts) -> None:
     hosts.configure(there=False)
     with hosts.daemon():

@@ -30,7 +30,8 @@ def shared(store: dict[str, str], world: World) -> World:
 
 
 def test_a_task_runs_and_every_verb_finds_it(shared: World) -> None:
-    with shared.daemon():
+    with shared.daemon() as daemon:
+        assert f"schema={SCHEMA})" in daemon.expect("store.created")["store"]
         task_id = shared.cli("submit", "--wait", "--", "sh", "-c", "echo hello").id
 
         assert "hello\n" == shared.cli("logs", task_id).stdout

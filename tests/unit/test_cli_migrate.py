@@ -110,6 +110,7 @@ def test_a_store_on_a_server_is_made_checked_and_brought_up_to_date(
 def test_what_a_newer_dispatcher_left_is_used_if_it_says_so(
     on_server: Command, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_server("migrate")
     on_server("submit", "--", "true")
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, COLOUR))
     monkeypatch.setattr(migrations, "KEEPING", frozenset({NEXT}))
@@ -123,6 +124,7 @@ def test_what_a_newer_dispatcher_left_is_used_if_it_says_so(
 def test_a_restored_store_on_a_server_is_made_one_of_its_own_by_a_verb(
     on_server: Command, postgres: Postgres
 ) -> None:
+    on_server("migrate")
     on_server("submit", "--", "true")
     postgres.sql("UPDATE migrated.meta SET value = '1.2' WHERE key = 'place'")  # as in a copy
     assert "dispatcher restore" in on_server("list", exits=78).stderr

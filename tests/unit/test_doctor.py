@@ -23,7 +23,7 @@ from dispatcher.daemon_report import StrandedReport
 from dispatcher.doctor import checks, free_space, named_files, processes
 from dispatcher.doctor.checks import findings
 from dispatcher.doctor.finding import Finding, Level
-from dispatcher.host import holes, locks, owner
+from dispatcher.host import holes, locks, node, owner
 from dispatcher.store import migrations
 from dispatcher.store.examine import examine
 from tests.command import Command
@@ -736,6 +736,21 @@ def test_a_store_that_an_older_daemon_uses_is_upgraded_at_no_cost(
     assert "the daemon works with the older one; dispatcher restart: workers go on" == remedy
 
 
+def test_the_identity_of_a_copy_whose_original_runs_is_no_success(
+    used: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(node_id: str, state_dir: Path) -> None:
+        node.expect_same(node_id, state_dir, Path("/original"), 42)
+
+    node.node_id(used.state_dir)
+    monkeypatch.setattr(checks, "refuse_copy", refuse)
+
+    copy = found(used, "node id")
+    assert Level.BAD is copy.level
+    assert f"{used.state_dir} is a copy of /original" in copy.text
+    assert str(copy.remedy).startswith("to use both, delete ")
+
+
 def test_a_server_is_looked_for_and_nothing_is_made_there(
     command: Command, postgres: Postgres
 ) -> None:
@@ -743,10 +758,12 @@ def test_a_server_is_looked_for_and_nothing_is_made_there(
     (command.state_dir / "store-id").unlink(missing_ok=True)  # of the store that is ready to use
 
     missing = found(command, "store")
-    assert missing.text.endswith("schema=doctors) holds no store"), missing
-    assert "the first `dispatcher run` makes it" == missing.remedy
+    assert "schema=doctors) holds no store (" in missing.text
+    assert "make a store here: `dispatcher run` or `dispatcher migrate`" in str(missing.remedy)
+    assert "sqlite" not in {one.check for one in findings(load(str(command.config_file)))}
+    command("submit", "--", "true", exits=78)
     assert [] == postgres.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'doctors'")
-    command("submit", "--", "true")
+    assert "made a store in PostgreSQL (" in command("migrate").stderr
     assert f"{postgres.url()}, schema doctors, " in found(command, "store").text
     command.configure('[store]\nurl = "postgresql://127.0.0.1:1/"')
     assert "refused" in found(command, "store").text

@@ -45,6 +45,7 @@ def found(command: Command) -> dict[str, Finding]:
 
 
 def test_a_healthy_server_has_no_fault_but_the_settings_of_tests(shared: Command) -> None:
+    shared("migrate")
     shared("submit", "--", "true")
     findings = list(doctor.server(load(str(shared.config_file))))
 
@@ -74,6 +75,7 @@ def test_the_session_that_holds_a_snapshot_is_named_with_the_way_to_end_it(
     shared: Command, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "HELD", 0)
+    shared("migrate")
     shared("submit", "--", "true")
     with closing(postgres.connect()) as holder:
         holder.execute("SET application_name = 'nightly report'")
@@ -90,6 +92,7 @@ def test_an_open_transaction_of_a_writer_holds_dead_rows_back_too(
     shared: Command, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "HELD", 0)
+    shared("migrate")
     shared("submit", "--", "true")
     with closing(postgres.connect()) as writer:
         writer.execute("BEGIN; UPDATE examined.tasks SET priority = 1")
@@ -100,6 +103,7 @@ def test_an_open_transaction_of_a_writer_holds_dead_rows_back_too(
 def test_a_role_that_sees_no_times_of_others_still_sees_who_it_is(
     shared: Command, postgres: Postgres
 ) -> None:
+    shared("migrate")
     shared("submit", "--", "true")
     postgres.sql("CREATE ROLE guest LOGIN")
     with closing(postgres.connect()) as holder:

@@ -82,4 +82,10 @@ def _open(config: Config, *, upgrade: bool = False) -> None:
         state_dir=config.state_dir,
         patience=PATIENCE,
         upgrade=upgrade,
+        made=_report_made,
     ).close()
+
+
+def _report_made(name: str, others: tuple[str, ...]) -> None:
+    beside = f"; other schemas with stores: {', '.join(others)}" if others else ""
+    click.echo(f"dispatcher: made a store in {name}{beside}", err=True)
