@@ -58,6 +58,9 @@ def submit(tasks: int, slots: int, where: Path, store: str = "") -> Path:
         f'{store}[executor]\nmode = "external"\n[logs]\nformat = "json"\n'
     )
     lines = "\n".join([json.dumps({"command": ["/bin/true"]})] * tasks)
+    if store:  # on a server no submit makes it
+        migrate = [*COMMAND, "migrate", "--config", str(config)]
+        subprocess.run(migrate, check=True, stderr=subprocess.DEVNULL)
     command = [*COMMAND, "submit", "--config", str(config), "--from", "-"]
     subprocess.run(command, check=True, input=lines.encode(), stdout=subprocess.DEVNULL)
     return config
