@@ -198,6 +198,8 @@ class Run(Struct, frozen=True, kw_only=True):
     """Names of processes that outlived its leader and were ended."""
     output_truncated: int = 0
     """Bytes of output that it removed itself by truncating the file."""
+    takeover_at: StoreTime | None = None
+    """When another node may take it over unless its node confirms it; None if none may."""
 
 
 class PausedQueue(Struct, frozen=True):

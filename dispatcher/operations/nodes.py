@@ -31,8 +31,11 @@ class NodeOperator(Reader):
         resume = commits.first_answer(lambda _: self.store.resume_node(node_id))
         return commits.change(self.store, resume, remedy="resume it again")
 
-    def forget_node(self, name: str) -> None:
-        """Forget a node that is gone. Raises `DispatcherError` while it lives, or holds claims."""
+    def forget_node(self, name: str) -> NodeView:
+        """Forget a node that is gone, and return it.
+
+        Raises `DispatcherError` while it lives, or holds claims.
+        """
         view = _found(self.nodes(), name)
 
         def forget(now: StoreTime) -> bool:
@@ -40,6 +43,7 @@ class NodeOperator(Reader):
 
         if not commits.change(self.store, commits.first_answer(forget), remedy="forget it again"):
             raise DispatcherError(_why_kept(view))
+        return view
 
 
 def _found(views: Sequence[NodeView], name: str) -> NodeView:

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dispatcher.execution import KILL_GRACE_MS
 from dispatcher.model import Node
+from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.unit.test_nodes import HERE, THERE
 
@@ -77,7 +79,7 @@ def test_a_node_that_is_gone_is_forgotten(command: Command) -> None:
     record(command, HERE)
     record(command, THERE, seen_at=1)
 
-    assert "0a1b00 is forgotten\n" == command("node", "forget", "0a1b00").stdout
+    assert "0a1b00 on web-2 is forgotten\n" == command("node", "forget", "0a1b00").stdout
     refused = command("node", "forget", "web-1", exits=1).stderr
 
     assert "web-1 was seen lately; stop its daemon" in refused
@@ -182,7 +184,10 @@ def test_a_task_that_runs_elsewhere_says_where(command: Command) -> None:
     task = command("submit", "--", "true").id
     record(command, THERE)
     with command.client() as client, client.store.transaction() as now:
-        client.store.claim("default", limit=1, node=THERE.id, output_dir="/o", now=now)
+        until = StoreTime(now + 30_000)
+        client.store.claim("default", limit=1, node=THERE.id, output_dir="/o", until=until, now=now)
+    with command.client() as client:
+        takeover_at = client.calendar().iso(StoreTime(until + KILL_GRACE_MS))
 
     assert "on web-2" in command("list").stdout
     because = command("why", task, "--json").json["because"]
@@ -190,7 +195,27 @@ def test_a_task_that_runs_elsewhere_says_where(command: Command) -> None:
     assert not [one for one in because if "daemon" in one]
 
     record(command, THERE, seen_at=1)
-    assert "another node takes over" in command("why", task).stdout
+    why = command("why", task).stdout
+    assert f"another node takes it over at {takeover_at} (in " in why
+    assert "unless web-2 confirms it\n" in why
+    assert "its lease expires" not in why
+
+
+def test_show_names_the_host_of_each_run_where_the_store_has_several_nodes(
+    command: Command,
+) -> None:
+    task = command("submit", "--", "true").id
+    record(command, THERE)
+    with command.client() as client, client.store.transaction() as now:
+        client.store.claim("default", limit=1, node=THERE.id, output_dir="/o", now=now)
+
+    assert " HOST " not in command("show", task).stdout
+    record(command, HERE)
+    shown = command("show", task).stdout
+    assert ["RUN", "ATTEMPT", "OUTCOME", "HOST"] == next(
+        line.split()[:4] for line in shown.splitlines() if line.startswith("RUN")
+    )
+    assert ["1", "1", "running", "web-2"] == shown.splitlines()[-1].split()[:4]
 
 
 def test_a_claim_by_hand_takes_what_its_host_may_run(command: Command) -> None:

@@ -63,8 +63,8 @@ def _resume(store: Client, name: str, _: str) -> tuple[bool, str]:
 
 
 def _forget(store: Client, name: str, _: str) -> tuple[bool, str]:
-    store.forget_node(name)
-    return True, "is forgotten"
+    host = store.forget_node(name).name
+    return True, "is forgotten" if name == host else f"on {render.plain(host)} is forgotten"
 
 
 _ACTIONS: Mapping[str, Callable[[Client, str, str], tuple[bool, str]]] = {

@@ -1,6 +1,6 @@
 """`dispatcher show`: a task with all its runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -85,7 +85,8 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     variables = submitters_variables(store.store, task)
     _print_task(task, runs[-1] if runs else None, date, variables)
     if runs:
-        _print_runs(runs, date, calendar.now, store.config.output.run_budget)
+        hosts = {one.node.id: one.name for one in store.nodes()}
+        _print_runs(runs, date, calendar.now, store.config.output.run_budget, hosts)
         _print_last_lines(runs[-1], is_here=is_here(store, runs[-1]))
 
 
@@ -130,17 +131,22 @@ def _shell_text(task: Task, environment: list[str] | None) -> str | None:
     return f"{len(environment)} variables of its submitter{umask}"
 
 
-def _print_runs(runs: list[Run], date: _Date, now: StoreTime, budget: int) -> None:
+def _print_runs(
+    runs: list[Run], date: _Date, now: StoreTime, budget: int, hosts: Mapping[str, str]
+) -> None:
+    """Print a table of runs; `hosts`: the names of the store's nodes, by id."""
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo()
+    several = len(hosts) > 1
     print_table(
-        ("RUN", "ATTEMPT", "OUTCOME", "PID", "STARTED", "TOOK", "REASON"),
+        ("RUN", "ATTEMPT", "OUTCOME", *["HOST"] * several, "PID", "STARTED", "TOOK", "REASON"),
         (
             (
                 run.id,
                 run.attempt,
                 run.outcome or "running",
+                *[render.plain(hosts.get(run.node, run.node.partition(":")[0][:8]))] * several,
                 run.pid,
                 date(render.began(run)),
                 render.duration(render.began(run), run.ended_at or now),

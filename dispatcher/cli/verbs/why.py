@@ -18,7 +18,7 @@ from dispatcher.errors import NoTask
 from dispatcher.execution import KILL_GRACE_MS, LOCAL
 from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
-from dispatcher.nodes import NodeState
+from dispatcher.nodes import NodeView
 from dispatcher.obstacles import Reason, Standing
 from dispatcher.outlook import Outlook, is_run_missing
 from dispatcher.quantities.durations import Milliseconds
@@ -151,25 +151,21 @@ def _explain_running(
     if run is None or is_run_missing(task, [run]):
         yield effects.missing_run(task.id)
         return
-    expires_at = _date(run.lease_expires_at, status)
     if run.node.startswith(LOCAL):
+        expires_at = _date(run.lease_expires_at, status)
         yield f"it is a local claim; its lease expires at {expires_at}"
         yield from _last_heartbeat(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if (there := status.elsewhere(run)) is not None:
-        seen = render.ago(there.node.seen_at, status.now)
-        silent = "; another node takes over once its claims are over"
-        yield f"it is on {there.name}, which was last seen {seen}" + (
-            silent if there.state is NodeState.SILENT else ""
-        )
+        yield from _explain_elsewhere(there, run, status)
     if (stranded := status.stranded_of(task)) is not None:
         living = stranded.describe("it", awaited=status.missing == "executor")
         yield f"{living}; it is settled once nothing of it lives"
     if ahead is not None:
         yield from _explain_ending(task, run, status, ahead, leases)
     else:
-        yield f"its lease expires at {expires_at} unless it is renewed"
+        yield from _explain_lease(there, run, status)
     if (report := status.report) is not None:
         if why := report.unkillable_because.get(task.id):
             yield f"it is not proved gone, and keeps its slot: {why}"
@@ -180,6 +176,21 @@ def _explain_running(
         return
     yield from (reason.text for reason in status.daemon_obstacles())
     yield from (reason.text for reason in status.faults())
+
+
+def _explain_elsewhere(there: NodeView, run: Run, status: Standing) -> Iterator[str]:
+    """Yield where a run of another node is, and when it is taken over."""
+    seen = render.ago(there.node.seen_at, status.now)
+    yield f"it is on {there.name}, which was last seen {seen}"
+    if run.takeover_at is not None:
+        takeover_at = _date(run.takeover_at, status)
+        yield f"another node takes it over at {takeover_at} unless {there.name} confirms it"
+
+
+def _explain_lease(there: NodeView | None, run: Run, status: Standing) -> Iterator[str]:
+    """Yield when the lease expires, unless the run is taken over before."""
+    if there is None or run.takeover_at is None:
+        yield f"its lease expires at {_date(run.lease_expires_at, status)} unless it is renewed"
 
 
 def _explain_ending(
