@@ -47,12 +47,14 @@ class StrandedRuns:
         """Settle runs of which nothing lives; return whether there are more."""
         node_id = self._memory.settings.node_id
         runs = {run.run_uid: run for run in self._store.stranded(node_id, now=turn.now)}
-        for uid in self._memory.stranded.keys() - runs.keys():
+        unfound = self._memory.stranded.keys() - runs.keys()
+        locked = self._store.passed_over(node_id, now=turn.now) if unfound else set()
+        for uid in unfound:
             is_ours = self._memory.stranded[uid].is_ours
             if is_ours and (run := self._store.take_run(uid)) is not None:
                 runs[uid] = run
             elif self._store.open_run(uid) is None or not (
-                is_ours or uid in self._store.passed_over(node_id, now=turn.now)
+                is_ours or uid in locked
             ):  # it has ended, or its node is back and has confirmed it
                 turn.after(partial(self._forget, uid))
         living = self.living(turn, runs.values())

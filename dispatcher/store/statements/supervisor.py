@@ -129,27 +129,27 @@ CONFIRMED = "SELECT uid FROM runs WHERE outcome IS NULL AND node = :node"
 # have confirmed meanwhile, which then is compared again.
 
 # Nobody watches a local claim's process: its ending or declaration is its end.
-IS_ABANDONED: Final = f"""takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
+_IS_ABANDONED: Final = f"""takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
     AND (ending IS NOT NULL OR declared IS NOT NULL
         OR ((takeover_at <= :now OR takeover_at > :now + 2 * ({bounded("runs.lease_ttl_ms")}))
             AND {TAKEOVERS_ALLOWED}))"""
 
-ABANDONED = f"""{OPEN_RUNS}{IS_ABANDONED}
+ABANDONED = f"""{OPEN_RUNS}{_IS_ABANDONED}
 ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # Claims of other nodes. Where this node is `alone` nobody will confirm them.
-IS_STRANDED: Final = f"""node <> :node AND substr(node, 1, 6) <> 'local:'
+_IS_STRANDED: Final = f"""node <> :node AND substr(node, 1, 6) <> 'local:'
     AND (CAST(:alone AS BOOLEAN) OR (takeover_at <= :now AND {TAKEOVERS_ALLOWED}))"""
 
-STRANDED = f"""{OPEN_RUNS}{IS_STRANDED}
+STRANDED = f"""{OPEN_RUNS}{_IS_STRANDED}
 ORDER BY claimed_at, runs.id FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # With those that another transaction has locked.
 TAKEABLE = f"""
-SELECT uid FROM runs WHERE outcome IS NULL AND {IS_ABANDONED}
-UNION ALL SELECT uid FROM runs WHERE outcome IS NULL AND {IS_STRANDED}
+SELECT uid FROM runs WHERE outcome IS NULL AND {_IS_ABANDONED}
+UNION ALL SELECT uid FROM runs WHERE outcome IS NULL AND {_IS_STRANDED}
 """
 
 NEXT_TAKEOVER = """
