@@ -6,7 +6,7 @@ take the `now` that `transaction` returned, so that all writes of a tick carry o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -506,8 +506,11 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def open_runs(self, node: str) -> list[OpenRun]:
         """Return every open run of a node, oldest first."""
 
-    def endings(self, node: str) -> list[OpenRun]:
-        """Return the node's open runs that have an ending, oldest first."""
+    def endings(self, node: str, *, among: Container[RunUid] | None = None) -> list[OpenRun]:
+        """Return the node's open runs that have an ending, oldest first: all, or some of these.
+
+        Of others it reads the uid alone.
+        """
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         """Record the decision to end an open run; from now on its lock allows nothing.

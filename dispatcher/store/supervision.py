@@ -2,7 +2,7 @@
 
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from dispatcher.execution import Claims, OpenRun, Settlement, StartedRun
 from dispatcher.history import Postponed
@@ -125,8 +125,11 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def open_runs(self, node: str) -> list[OpenRun]:
         return self._open_runs(sql.OPEN_RUNS_HERE, {"node": node})
 
-    def endings(self, node: str) -> list[OpenRun]:
-        return self._open_runs(sql.ENDINGS, {"node": node})
+    def endings(self, node: str, *, among: Container[RunUid] | None = None) -> list[OpenRun]:
+        ending = [RunUid(uid) for (uid,) in self.engine.rows(sql.ENDINGS, {"node": node})]
+        wanted = [uid for uid in ending if among is None or uid in among]
+        found = self.open_runs_among(wanted) if wanted else {}
+        return sorted(found.values(), key=lambda run: run.run_id)
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         return self._announce(claims.begin_ending(self.engine, uid, ending, reason))

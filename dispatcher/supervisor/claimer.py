@@ -1,7 +1,6 @@
 """Which tasks become ready and are claimed next, and their start."""
 
-from collections import Counter
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 
 import structlog
@@ -9,10 +8,10 @@ import structlog
 from dispatcher import wire
 from dispatcher.execution import Claim, Claims
 from dispatcher.executor_api import for_version_3, start_message
+from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.settler import Settler
-from dispatcher.supervisor.turn import LiveRun, Shared, Turn
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime
-from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
@@ -63,8 +62,8 @@ class Claimer:
             return
         if memory.hello is None or memory.surplus or turn.claims_blocked:
             return
-        held = len(memory.live) - len(turn.closed & memory.live.keys())
-        room = memory.pause.room(living=memory.living, at=turn.at)
+        held = memory.live.count(but=turn.closed)
+        room = memory.pause.room(living=memory.live.living, at=turn.at)
         limit = min(memory.settings.slots, room)
         unusable = memory.settings.start.unusable
         for claim in self._claims(turn, min(CLAIM_BATCH, int(limit) - held)):
@@ -137,17 +136,14 @@ class Claimer:
     def _room(self, turn: Turn) -> dict[str, int]:
         """Return how many more tasks of each limited queue may run on this node."""
         limits = self._memory.settings.concurrency
-        running = self._running(turn.closed) if limits else Counter()
+        running = self._memory.live.in_queues(limits, but=turn.closed)
         return {queue: limit - running[queue] for queue, limit in limits.items()}
 
     def full_queues(self) -> dict[str, int]:
         """Return the queues that have reached their limit here, with the limit."""
         limits = self._memory.settings.concurrency
-        running = self._running() if limits else Counter()
+        running = self._memory.live.in_queues(limits)
         return {queue: limit for queue, limit in limits.items() if running[queue] >= limit}
-
-    def _running(self, closed: Container[RunUid] = ()) -> Counter[str]:
-        return Counter(live.queue for uid, live in self._memory.live.items() if uid not in closed)
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> Claims:
         turn.after(partial(self._remember_served, queue))
@@ -171,7 +167,8 @@ class Claimer:
         self._last_queue = queue
 
     def _remember_claimed(self, claim: Claim, at: Instant) -> None:
-        live = self._memory.live[claim.run_uid] = LiveRun.of(claim)
+        live = LiveRun.of(claim)
+        self._memory.live.add(live)
         self._memory.figures.claims += 1
         self._memory.figures.claimed_at = at
         log.info("task.claimed", **live.ids())

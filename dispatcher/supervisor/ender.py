@@ -7,10 +7,11 @@ import structlog
 from dispatcher import wire
 from dispatcher.execution import OpenRun
 from dispatcher.model import Outcome
+from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.turn import LiveRun, Shared, Turn
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -44,8 +45,8 @@ class Ender:
             self._release_all(turn)
 
     def _release_all(self, turn: Turn) -> None:
-        for uid, live in self._memory.live.items():
-            if not live.end_sent and uid not in turn.closed:
+        for uid in self._memory.live.going_on:
+            if uid not in turn.closed:
                 reason = "the daemon stops"
                 self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
 
@@ -54,18 +55,18 @@ class Ender:
 
         The command line writes endings too.
         """
-        if not self._memory.is_served_by(self._executor) or not self._memory.live:
+        live, at_once = self._memory.live, self._memory.stopping.how is Stop.AT_ONCE
+        hastened = live.ending_gently if at_once else {}
+        wanted = live.going_on.keys() | hastened.keys() if hastened else live.going_on.keys()
+        if not wanted or not self._memory.is_served_by(self._executor):
             return
-        at_once = self._memory.stopping.how is Stop.AT_ONCE
-        if not (turn.looks or self._store.announces or at_once):
+        if not (turn.looks or self._store.announces or hastened):
             return
-        for run in self._store.endings(self._memory.settings.node_id):
-            live = self._memory.live.get(run.run_uid)
-            if live is not None and (not live.end_sent or (at_once and not live.at_once_sent)):
-                turn.after(partial(self._send_end, live, run, turn.at, at_once=at_once))
+        for run in self._store.endings(self._memory.settings.node_id, among=wanted):
+            turn.after(partial(self._send_end, live[run.run_uid], run, turn.at, at_once=at_once))
 
     def _send_end(self, live: LiveRun, run: OpenRun, at: Instant, *, at_once: bool) -> None:
         assert run.ending is not None
-        live.end_sent_at, live.at_once_sent = live.end_sent_at or at, at_once
+        self._memory.live.end_sent(live, at, at_once=at_once)
         self._executor.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
         log.info("run.ending", ending=run.ending, reason=run.ending_reason, **live.ids())

@@ -25,7 +25,7 @@ class Idleness:
             missing = memory.hello is None and self._executor.missing
             nothing_open = missing and not self._store.open_runs(memory.settings.node_id)
         if memory.settings.until_idle:
-            goes_on = memory.hello is None or bool(memory.live.keys() - turn.closed)
+            goes_on = memory.hello is None or memory.live.count(but=turn.closed) > 0
             is_idle = not goes_on and self._needs_people(turn)
         turn.after(partial(self._remember, nothing_open=nothing_open, is_idle=is_idle))
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import structlog
 
 from dispatcher import wire
-from dispatcher.supervisor.turn import LiveRun, Shared
+from dispatcher.supervisor.live_runs import LiveRun
+from dispatcher.supervisor.turn import Shared
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -40,7 +41,7 @@ class LostClaims:
 
     def _forget(self, uid: RunUid) -> LiveRun | None:
         """Return the run if it was held until now."""
-        live = self._memory.live.pop(uid, None)
+        live = self._memory.live.pop(uid)
         if live is not None:
             log.warning("claim.lost", **live.ids())
         return live

@@ -7,8 +7,9 @@ import structlog
 
 from dispatcher import policy
 from dispatcher.execution import OpenRun
-from dispatcher.model import Liveness, Outcome
-from dispatcher.supervisor.turn import LiveRun, Shared, Turn
+from dispatcher.model import Outcome
+from dispatcher.supervisor.live_runs import LiveRun
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import LONG_AGO, NEVER, Alarm, Instant
 from dispatcher.wire import RunUid
 
@@ -30,6 +31,8 @@ class Reaper:
         """When each lease was first seen expired, while the executor has not answered since."""
         self._disconnected_at: Instant | None = None
         """Since when workers may wait at a socket that we have not received."""
+        self._searched_at = LONG_AGO
+        """When the store was last searched for the lease of a worker that expires next."""
         self.expiry = Alarm(NEVER)
         """For the lease of a worker that expires next."""
 
@@ -42,7 +45,7 @@ class Reaper:
     def renew_leases(self, turn: Turn) -> None:
         """Renew the leases that the daemon owns, and those that expired because we were away."""
         self._spare_after_absence(turn)
-        shortest = self._memory.shortest_lease
+        shortest = self._memory.live.shortest_lease
         renewed = shortest < math.inf and turn.at >= self._renewed_at + shortest / 3
         if renewed:
             self._store.renew(self._memory.settings.node_id, now=turn.now)
@@ -56,9 +59,8 @@ class Reaper:
         and an executor that stands still could not report the exit.
         """
         self._spare_after_disconnection(turn)
-        lives = self._memory.live.values()
-        if not any(live.liveness is Liveness.WORKER for live in lives):
-            turn.after(partial(self.expiry.set, NEVER))
+        if not self._memory.live.workers:
+            turn.after(partial(self._remember_searched, LONG_AGO, NEVER))
             return
         node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
@@ -70,22 +72,28 @@ class Reaper:
             turn.after(partial(self._log_expired, run))
         turn.again |= len(lost) == REAP_BATCH
         expires_at = turn.instant_of(self._store.next_expiry(node))
-        turn.after(partial(self.expiry.set, expires_at))
+        turn.after(partial(self._remember_searched, turn.at, expires_at))
 
     def end_declared_runs(self, turn: Turn) -> None:
         """Begin to end workers that declared their end and did not exit in time."""
-        for uid, live in self._memory.live.items():
-            if live.exit_by is None or turn.at < live.exit_by:
-                continue
-            if live.end_sent or uid in turn.closed:
-                continue
-            if not self._executor.has_answered(since=live.exit_by):
+        for live in self._memory.live.past_exits(turn.at):
+            uid, by = live.uid, live.exit_by
+            if uid in turn.closed or by is None or not self._executor.has_answered(since=by):
                 continue
             run = self._store.open_run(uid)
             if run is not None and run.declared is not None:
                 reason = f"it declared {run.declared} and did not exit"
                 ending = policy.DECLARED[run.declared]
                 self._store.begin_ending(uid, ending, reason, now=turn.now)
+
+    def _may_expire(self, at: Instant) -> bool:
+        """Return whether the lease of a worker may have expired by now.
+
+        A lease that was found is never shortened, and one that came since is not over before a new
+        search. Each search looks at all open runs of this node.
+        """
+        search_at = self._searched_at + self._memory.live.shortest_lease / 4
+        return self.expiry.is_due(at) or at >= search_at
 
     def _is_retrying(self, run: OpenRun, at: Instant) -> bool:
         """Return whether its worker sent a heartbeat to a busy store, and may send it again."""
@@ -124,7 +132,9 @@ class Reaper:
 
     def _is_long(self, gap_ms: int) -> bool:
         """Return whether it is longer than half of a lease; before the greeting none is known."""
-        return gap_ms > (0.0 if self._memory.hello is None else self._memory.shortest_lease) * 500
+        return (
+            gap_ms > (0.0 if self._memory.hello is None else self._memory.live.shortest_lease) * 500
+        )
 
     def _spare_after_disconnection(self, turn: Turn) -> None:
         """Renew once the leases whose heartbeats may have waited at a closed socket."""
@@ -145,6 +155,10 @@ class Reaper:
             self._renewed_at = at
         if not connected and self._disconnected_at is None:
             self._disconnected_at = at
+
+    def _remember_searched(self, at: Instant, expires_at: Instant) -> None:
+        self._searched_at = at
+        self.expiry.set(expires_at)
 
     def _remember_connected(self) -> None:
         self._disconnected_at = None

@@ -10,12 +10,13 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.execution import OpenRun, StartedRun
 from dispatcher.executor_api import Connected, Disconnected, Event
+from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.reconcile import Differences, compare
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.turn import LiveRun, Shared, Turn
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
@@ -207,14 +208,16 @@ class Recorder:
             run.uid for run in found.surplus if run.state is not wire.RunState.UNKILLABLE
         )
         for run, report in found.live:
-            live = memory.live[run.run_uid] = LiveRun.of(run)
+            live = LiveRun.of(run)
             memory.stranded.pop(run.run_uid, None)
             live.pid = report.pid
             live.extended_until = None if report.until is None else Instant(report.until)
             if (before := known.get(run.run_uid)) is not None:
                 live.watch, live.declaration = before.watch, before.declaration
+            memory.live.add(live)
             if run.declared is not None:
-                live.exit_by = Instant(at + memory.settings.start.exit_grace)
+                by = Instant(at + memory.settings.start.exit_grace)
+                memory.live.expect_exit(live, by)
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
             if report.state is wire.RunState.UNKILLABLE:
                 live.unkillable = report.reason
@@ -230,8 +233,8 @@ class Recorder:
     def _remember_started(self, event: wire.Started, now: StoreTime, at: Instant) -> None:
         live = self._memory.live.get(event.uid)
         if live is not None:
-            live.pid = event.pid
-            self._timeouts.begin(event.uid, live, Instant(event.at), now=now, at=at)
+            self._memory.live.started(live, event.pid)
+            self._timeouts.begin(live, Instant(event.at), now=now, at=at)
             self._settler.remember_started(live.task_id, at)
             log.info("run.started", **live.ids())
 

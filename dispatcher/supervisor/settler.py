@@ -10,7 +10,8 @@ from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
 from dispatcher.execution import Claim, OpenRun, Settlement
 from dispatcher.model import Outcome
-from dispatcher.supervisor.turn import LiveRun, Shared, Turn
+from dispatcher.supervisor.live_runs import LiveRun
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 
@@ -88,7 +89,7 @@ class Settler:
         at: Instant,
     ) -> None:
         claimed = len(self._memory.live)
-        live = self._memory.live.pop(run.run_uid, None) or LiveRun.of(run)
+        live = self._memory.live.pop(run.run_uid) or LiveRun.of(run)
         self._memory.stranded.pop(run.run_uid, None)
         self._memory.figures.settled[settlement.outcome] += 1
         if self._store.history.timeline:
@@ -117,7 +118,7 @@ class Settler:
             self._executor.send(wire.Forget(uid=run.run_uid))
 
     def _pause(self, error: str, at: Instant) -> None:
-        seconds = self._memory.pause.begin(error, living=self._memory.living, at=at)
+        seconds = self._memory.pause.begin(error, living=self._memory.live.living, at=at)
         if seconds is not None:
             log.error("node.paused", reason=error, seconds=seconds)
 

@@ -15,7 +15,8 @@ from dispatcher.execution import OpenRun, Settlement
 from dispatcher.executor_api import END_THEM
 from dispatcher.model import Outcome
 from dispatcher.supervisor.abandoned import SETTLE_BATCH
-from dispatcher.supervisor.turn import LiveRun, Memory, Shared, Turn
+from dispatcher.supervisor.live_runs import LiveRun
+from dispatcher.supervisor.turn import Memory, Shared, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

@@ -217,7 +217,7 @@ class Supervisor:
     @property
     def shortest_lease(self) -> float:
         """The shortest ttl of a live run in seconds; infinite without one."""
-        return self._memory.shortest_lease
+        return self._memory.live.shortest_lease
 
     def report(self, *, at: Instant) -> DaemonReport:
         return replace(
@@ -290,6 +290,6 @@ class Supervisor:
         pause, stop_by = self._memory.pause, self._memory.stopping.deadline
         instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
         instants += [self._claimer.scheduled.at, self._claimer.retry.at, self._absence.due]
-        instants += [self._timeouts.runs.at, self._timeouts.tasks.at, self._reaper.expiry.at]
+        instants += [self._timeouts.due, self._timeouts.tasks.at, self._reaper.expiry.at]
         instants += [self._node_row.due, self._rest.work_at, *(chore.due for chore in self._chores)]
         return min(instant for instant in instants if instant > at)

@@ -18,7 +18,6 @@ Which clock each uses, and what our own absence means:
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
 
 import structlog
@@ -30,7 +29,8 @@ from dispatcher.executor_api import OutputState, latest_run_end, run_deadline
 from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.supervisor.turn import LiveRun, Shared, Turn, Watch
+from dispatcher.supervisor.live_runs import LiveRun, Watch
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
 
@@ -59,14 +59,15 @@ class Timeouts:
 
     def __init__(self, shared: Shared) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
-        self.runs = Alarm(NEVER)
-        """For the next deadline of a run."""
         self.tasks = Alarm()
         """For the next look at waiting tasks."""
 
-    def begin(
-        self, uid: RunUid, live: LiveRun, began: Instant, *, now: StoreTime, at: Instant
-    ) -> None:
+    @property
+    def due(self) -> Instant:
+        """The next deadline of a run."""
+        return self._memory.live.watch_due
+
+    def begin(self, live: LiveRun, began: Instant, *, now: StoreTime, at: Instant) -> None:
         """Watch a run that has just started. Call this after the commit."""
         limits = live.limits
         if limits is NO_LIMITS:
@@ -83,7 +84,7 @@ class Timeouts:
         self._watch(live, watch)
         if limits.run_timeout_ms is not None:
             # The start message could only guess the instant of the start.
-            self._executor.send(wire.Renew(deadlines={uid: run_deadline(run_by)}))
+            self._executor.send(wire.Renew(deadlines={live.uid: run_deadline(run_by)}))
 
     def resume(
         self, live: LiveRun, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
@@ -121,46 +122,35 @@ class Timeouts:
 
     def _watch(self, live: LiveRun, watch: Watch) -> None:
         """Set the deadlines, with the extension that the worker requested."""
-        live.watch = watch if live.extended_until is None else watch.extended(live.extended_until)
-        if live.watch is not watch:
+        until = live.extended_until
+        extended = watch if until is None else watch.extended(until)
+        self._memory.live.watch(live, extended)
+        if extended is not watch:
             log.debug("run.extended", **live.ids())
-        self.runs.set(min(self.runs.at, live.watch.due))
 
     def end_runs(self, turn: Turn) -> None:
         """Begin the ending of each run past a deadline."""
         away = turn.gap > self._memory.settings.poll + AWAY
-        if not self.runs.is_due(turn.at) and not away:
-            return
-        budget = END_BATCH
-        for uid, live, before in self._watched(turn):
+        lives, budget = self._memory.live, END_BATCH
+        for live in lives.watched if away else lives.past_deadlines(turn.at):
+            if live.uid in turn.closed or (before := live.watch) is None:
+                continue
             watch = _excused(before, live, turn) if away else before
-            watch = self._check_output(uid, live, watch, turn.at)
+            watch = self._check_output(live, watch, turn.at)
             after: Watch | None = watch
             if watch.due <= turn.at and self._executor.has_answered(since=watch.due):
                 if budget:
-                    after = self._decide(uid, live, watch, turn)
+                    after = self._decide(live, watch, turn)
                     budget -= 1
                 else:
                     turn.again = True
             if after is not before:
-                turn.after(partial(live.set_watch, after))
-        turn.after(self._plan)
+                turn.after(partial(lives.watch, live, after))
 
-    def _plan(self) -> None:
-        """Set the alarm for the next deadline, also of runs that started in this turn."""
-        lives = self._memory.live.values()
-        dues = (live.watch.due for live in lives if live.watch and not live.end_sent)
-        self.runs.set(min(dues, default=NEVER))
-
-    def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, LiveRun, Watch]]:
-        for uid, live in self._memory.live.items():
-            if live.watch is not None and not live.end_sent and uid not in turn.closed:
-                yield uid, live, live.watch
-
-    def _decide(self, uid: RunUid, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
+    def _decide(self, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
         """End a run past a deadline, or return its next ones; None: watch it no longer."""
-        watch = watch.extended(turn.extended.get(uid, watch.run_by))
-        run = self._store.take_run(uid)
+        watch = watch.extended(turn.extended.get(live.uid, watch.run_by))
+        run = self._store.take_run(live.uid)
         if run is None:  # others change it: look again
             return watch
         if run.ending or run.declared or _leader_exited(run):
@@ -168,7 +158,7 @@ class Timeouts:
         judged = self._judge(live, run, watch, turn)
         if isinstance(judged, Watch):
             return judged
-        self._store.begin_ending(uid, judged.outcome, judged.reason, now=turn.now)
+        self._store.begin_ending(live.uid, judged.outcome, judged.reason, now=turn.now)
         return None
 
     def _judge(self, live: LiveRun, run: OpenRun, watch: Watch, turn: Turn) -> Verdict | Watch:
@@ -191,12 +181,12 @@ class Timeouts:
                 return Verdict(Outcome.STALLED, f"{reason}; {BUFFERED}")
         return replace(watch, total_by=turn.instant_of(limits.total_at))
 
-    def _check_output(self, uid: RunUid, live: LiveRun, watch: Watch, at: Instant) -> Watch:
+    def _check_output(self, live: LiveRun, watch: Watch, at: Instant) -> Watch:
         """Check, if due, whether the output has grown since the last look."""
         if at < min(watch.look_by, watch.stall_by):
             return watch
         watch = replace(watch, look_by=_next_look(live.limits, at))
-        if (written := self._written(uid, live.pid).version) == watch.written:
+        if (written := self._written(live.uid, live.pid).version) == watch.written:
             return watch
         return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=written)
 

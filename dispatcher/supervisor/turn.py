@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import StrandedReport
-from dispatcher.execution import Claim, Limits, OpenRun
 from dispatcher.executor_api import ExecutorApi, StartSettings
-from dispatcher.model import Liveness
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
+from dispatcher.supervisor.live_runs import LiveRuns
 from dispatcher.supervisor.pause import Pause
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stopping
-from dispatcher.times import NEVER, Instant, StoreTime, instant_of, store_time_of
+from dispatcher.times import Instant, StoreTime, instant_of, store_time_of
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Invalid, Note, Refused, Renewed
 
@@ -96,102 +93,6 @@ class SupervisorSettings(Struct, frozen=True, kw_only=True):
         return {wire.EndedBy.ABSENCE: at + self.absence_limit + ABSENCE_SLACK}
 
 
-class Watch(Struct, frozen=True, kw_only=True):
-    """The deadlines of a run with time-outs, and its progress seen so far."""
-
-    run_by: Instant = NEVER
-    start_by: Instant = NEVER
-    stall_by: Instant = NEVER
-    look_by: Instant = NEVER
-    """When to look again whether the output has grown."""
-    total_by: Instant = NEVER
-    longest: Instant = NEVER
-    """To when the worker itself may move `run_by`."""
-    written: tuple[int, float] = (0, 0.0)
-    """The version of the output that was seen last."""
-    progressed_at: StoreTime | None = None
-
-    @property
-    def due(self) -> Instant:
-        return min(self.run_by, self.start_by, self.stall_by, self.look_by, self.total_by)
-
-    def extended(self, until: Instant) -> Watch:
-        """Return the watch with the extension that the worker requested, as far as allowed."""
-        run_by = min(until, self.longest)
-        return self if run_by <= self.run_by else replace(self, run_by=run_by)
-
-
-@dataclass(slots=True, kw_only=True)
-class LiveRun:
-    """An open run of this node, in memory: it holds a slot."""
-
-    task_id: int
-    run_id: int
-    attempt: int
-    fence: int
-    queue: str
-    liveness: Liveness
-    lease_ttl: float
-    """Seconds."""
-    limits: Limits
-    kill_grace: float
-    """Seconds."""
-    watch: Watch | None = None
-    extended_until: Instant | None = None
-    """The end of the extension that its worker requested, beyond its run time-out."""
-    declaration: Declaration | None = None
-    """What its worker declared to this daemon."""
-    exit_by: Instant | None = None
-    """When a worker that declared its end must have exited."""
-    pid: int | None = None
-    unrecorded_at: Instant | None = None
-    """When its worker last sent a message that the store did not take."""
-    end_sent_at: Instant | None = None
-    """When the executor was first ordered to end it."""
-    at_once_sent: bool = False
-    """Whether the order was repeated without the rest of the grace."""
-    unkillable: str | None = None
-    """Why it lives although SIGKILL was sent; None: no such report."""
-    unsignalled: str | None = None
-    """Its processes that may not be signalled; None: no such report."""
-
-    @classmethod
-    def of(cls, run: Claim | OpenRun) -> LiveRun:
-        """Return the memory of a new claim, or of a run found open."""
-        return cls(
-            task_id=run.task_id,
-            run_id=run.run_id,
-            attempt=run.attempt,
-            fence=run.fence,
-            queue=run.queue,
-            liveness=run.liveness,
-            lease_ttl=run.lease_ttl_ms / 1000,
-            limits=run.limits,
-            kill_grace=run.kill_grace_ms / 1000,
-            pid=run.pid if isinstance(run, OpenRun) else None,
-        )
-
-    @property
-    def end_sent(self) -> bool:
-        """Whether the executor was ordered to end it."""
-        return self.end_sent_at is not None
-
-    def set_watch(self, watch: Watch | None) -> None:
-        """Replace the deadlines; None: watch no longer."""
-        self.watch = watch
-
-    def ids(self) -> dict[str, object]:
-        """Return the fields that identify this run in log lines."""
-        return {
-            "task_id": self.task_id,
-            "run_id": self.run_id,
-            "attempt": self.attempt,
-            "fence": self.fence,
-            "queue": self.queue,
-            "pid": self.pid,
-        }
-
-
 class Request(Struct, frozen=True):
     """A worker's message, and the reply to call after the commit, with the store's time.
 
@@ -210,7 +111,7 @@ class Memory:
 
     settings: SupervisorSettings
     """The only copy, so that no tick uses two versions."""
-    live: dict[RunUid, LiveRun] = field(default_factory=dict)
+    live: LiveRuns = field(default_factory=LiveRuns)
     surplus: set[RunUid] = field(default_factory=set)
     """Living runs that the store does not know. Nothing is claimed until they are gone, as one may
     belong to the next task. Without the unkillable ones, which may never be gone."""
@@ -232,21 +133,10 @@ class Memory:
         return same and executor.answering
 
     @property
-    def living(self) -> int:
-        """How many runs are known to have started and live."""
-        return sum(live.pid is not None for live in self.live.values())
-
-    @property
-    def shortest_lease(self) -> float:
-        """The shortest ttl of a live run in seconds; infinite without one."""
-        return min((live.lease_ttl for live in self.live.values()), default=math.inf)
-
-    @property
     def longest_ending(self) -> float:
         """Seconds from the first signal to a run's end, at most, by its graces."""
-        settings = self.settings
-        graces = (live.kill_grace for live in self.live.values())
-        return max(graces, default=settings.kill_grace) + settings.start.leftover_grace
+        settings, grace = self.settings, self.live.longest_grace
+        return (settings.kill_grace if grace is None else grace) + settings.start.leftover_grace
 
 
 class Shared(Struct, frozen=True):

@@ -10,7 +10,8 @@ from dispatcher import wire
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import OpenRun
 from dispatcher.store.api import WorkerStore
-from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
+from dispatcher.supervisor.live_runs import LiveRun
+from dispatcher.supervisor.turn import Memory, Request, Turn
 from dispatcher.times import Alarm, Instant, StoreTime
 from dispatcher.words import (
     Accepted,
@@ -69,7 +70,9 @@ class WorkerRecorder:
             turn.after(partial(self._log_refusal, request, answer))
         else:
             answer = self._store.declare(message, now=turn.now)
-            turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(message.task_id)
+            turn.abandoned |= isinstance(answer, Accepted) and not self._memory.live.of_task(
+                message.task_id
+            )
             turn.after(partial(self._remember_declared, request, message, answer, turn.at))
         turn.after(partial(request.answer, answer, turn.now))
 
@@ -127,9 +130,8 @@ class WorkerRecorder:
         Remember who sent, lock unchecked, so that our own outage costs nobody a lease.
         """
         for request in requests:
-            for live in self._memory.live.values():
-                if live.task_id == request.message.task_id:
-                    live.unrecorded_at = at
+            for live in self._memory.live.of_task(request.message.task_id):
+                live.unrecorded_at = at
             request.answer(None, StoreTime(0))
 
     @staticmethod
@@ -137,14 +139,12 @@ class WorkerRecorder:
         """Answer that the store can never take the message."""
         request.answer(Invalid(f"the store refuses it: {error}"), StoreTime(0))
 
-    def _is_ours(self, task_id: int) -> bool:
-        return any(live.task_id == task_id for live in self._memory.live.values())
-
     def _expect_exit(self, live: LiveRun, at: Instant) -> bool:
         """Set when a run that declared its end must exit; return whether that is new."""
         if live.exit_by is not None:
             return False
-        live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
+        by = Instant(at + self._memory.settings.start.exit_grace)
+        self._memory.live.expect_exit(live, by)
         return True
 
     def _remember_cli_declaration(self, live: LiveRun, at: Instant) -> None:
@@ -158,8 +158,7 @@ class WorkerRecorder:
         if isinstance(answer, Refused):
             return
         task_id = message.task_id
-        ours = (live for live in self._memory.live.values() if live.task_id == task_id)
-        live = next(ours, None)
+        live = next(iter(self._memory.live.of_task(task_id)), None)
         if live is not None:
             live.declaration = message
         if live is None or self._expect_exit(live, at):

@@ -45,7 +45,7 @@ PLANS = [
     (supervisor.OVERDUE, {"now": 1, "limit": 1}, ["tasks_failing"]),
     (supervisor.NEXT_FAILURE, {}, ["tasks_failing"]),
     (supervisor.OPEN_RUNS_HERE, {"node": "n"}, ["runs_here", "PRIMARY KEY"]),
-    (supervisor.ENDINGS, {"node": "n"}, ["runs_ending", "PRIMARY KEY"]),
+    (supervisor.ENDINGS, {"node": "n"}, ["runs_ending"]),
     (supervisor.RENEW, {"node": "n", "now": 1}, ["runs_here", "(uid=?)"]),
     (supervisor.EXPIRED, {"node": "n", "now": 1, "limit": 1}, ["runs_here", "PRIMARY KEY"]),
     (supervisor.NEXT_EXPIRY, {"node": "n"}, ["runs_here"]),

@@ -170,3 +170,13 @@ def test_endings_are_the_nodes_own_oldest_first(store: OneByOne) -> None:
     ended = [run.run_uid for run in store.endings(NODE)]
 
     assert [claims[0].run_uid, claims[2].run_uid] == ended
+
+
+def test_of_endings_some_may_be_asked_for(store: OneByOne) -> None:
+    claims = [store.claimed() for _ in range(3)]
+    for claim in claims[:2]:
+        store.begin_ending(claim.run_uid, Outcome.RELEASED, "drain", now=NOW)
+    some = {claims[1].run_uid, claims[2].run_uid}
+
+    assert [claims[1].run_uid] == [run.run_uid for run in store.endings(NODE, among=some)]
+    assert [] == store.endings(NODE, among=())
