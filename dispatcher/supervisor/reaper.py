@@ -62,6 +62,8 @@ class Reaper:
         if not self._memory.live.workers:
             turn.after(partial(self._remember_searched, LONG_AGO, NEVER))
             return
+        if not self._may_expire(turn.at):
+            return
         node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
         expired = [run for run in expired if not self._is_retrying(run, turn.at)]

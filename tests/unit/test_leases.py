@@ -77,6 +77,16 @@ def test_a_silent_worker_is_ended_and_its_task_runs_again_with_the_next_fence(
     assert Outcome.LOST is world.runs(task)[0].outcome
 
 
+def test_a_worker_that_starts_beside_one_with_a_long_lease_is_lost_at_its_own_instant() -> None:
+    world = World(settings=replace(SETTINGS, poll=3_600.0))
+    started(world, lease_ttl_ms=40_000_000)
+    world.run_for(100)
+    world.submit("work", **WORKER)
+    world.settle_down()
+
+    assert ["lost"] == ends_after_quiet(world, 29.9, 0.1)
+
+
 def test_ac9_a_diligent_worker_lives_ten_leases(world: World) -> None:
     worker = started(world)
 
