@@ -28,8 +28,10 @@ HELD_AGE: Final = 100_000
 DEAD: Final = 20_000
 DEAD_RATIO: Final = 0.5
 
-#: Part of the server's connections in use from which a warning follows.
+#: Part of the server's connections in use, and of its room for notifications, from which a warning
+#: follows.
 FULL: Final = 0.8
+QUEUE_FILLED: Final = 0.5
 
 _REMEDIES: Final = {
     "session": "end it when it is not needed: SELECT pg_terminate_backend({pid})",
@@ -55,6 +57,7 @@ def server(config: Config) -> Iterator[Finding]:
     yield check_encryption(facts, str(at.parameters.get("sslmode") or "prefer"))
     yield from check_settings(facts)
     yield check_connections(facts)
+    yield check_notifications(facts)
     yield from check_dead_rows(facts)
 
 
@@ -155,6 +158,24 @@ def check_connections(facts: ServerFacts) -> Finding:
     if facts.connections > most * FULL:
         return warning("connections", text, "raise max_connections, or see who has so many open")
     return ok("connections", text)
+
+
+def check_notifications(facts: ServerFacts) -> Finding:
+    """Name who keeps the server from dropping notifications that were read."""
+    text = f"the queue of notifications is {facts.queue * 100:.0f} % full"
+    if facts.queue < QUEUE_FILLED:
+        return ok("notifications", text)
+    text += "; from 90 % on commits wake no daemon"
+    if facts.oldest is None:
+        remedy = "end the session that listens (LISTEN) and is in a transaction for long"
+        return warning("notifications", text, remedy)
+    name, seconds = facts.oldest
+    since = "" if seconds is None else f", for {seconds:.0f} s"
+    return warning(
+        "notifications",
+        f"{text}. Of the sessions that may listen, {name} is in the oldest transaction{since}",
+        _REMEDIES["session"].format(pid=name.split()[0]),
+    )
 
 
 def check_dead_rows(facts: ServerFacts) -> Iterator[Finding]:

@@ -260,7 +260,8 @@ class PostgresqlEngine:
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
         """Keep a warning that the commit was not replicated."""
-        if notice.sqlstate == _NOT_REPLICATED:
+        is_other = postgresql_errors.is_of_notifications(notice)
+        if notice.sqlstate == _NOT_REPLICATED and not is_other:
             self._unreplicated = notice.message_primary or notice.sqlstate
 
     def _drop(self) -> None:

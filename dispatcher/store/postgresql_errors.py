@@ -25,6 +25,13 @@ _CREDENTIALS: Final = (
 _RESOURCES: Final = "has the server room on its disk, memory, and free connections?"
 _LOG: Final = "its log has more"
 
+#: PostgreSQL's file of notifications. It raises the state of an index entry that is too large for a
+#: full queue, and that of a lost standby for a half full one; its texts may be translated.
+_NOTIFYING: Final = "async.c"
+
+#: Stands for the state of a COMMIT that found the queue of notifications full.
+_NO_ROOM_TO_NOTIFY: Final = "NOTIFY"
+
 #: What passes: the server does not answer now, or did not let this session finish.
 _UNAVAILABLE: Final[Mapping[str, str]] = {
     "": _UP,
@@ -40,6 +47,7 @@ _UNAVAILABLE: Final[Mapping[str, str]] = {
     "57014": "try again, or look for what slows it down: select * from pg_stat_activity",
     "58": _LOG,
     "XX": _LOG,
+    _NO_ROOM_TO_NOTIFY: f"{_AGAIN}; `dispatcher doctor` names the session that keeps it full",
 }
 
 #: What stays as it is until a person changes it.
@@ -114,6 +122,11 @@ def ends_session(error: Exception) -> bool:
     return state in ("", _IDLE_TOO_LONG, _READ_ONLY) or state.startswith(("08", "0A", "26"))
 
 
+def is_of_notifications(found: psycopg.errors.Diagnostic) -> bool:
+    """Return whether an error or a warning is about the queue of notifications."""
+    return found.source_file == _NOTIFYING
+
+
 def proves_no_commit(error: psycopg.Error) -> bool:
     """Return whether a failed COMMIT is known to have written nothing.
 
@@ -130,6 +143,8 @@ def _of_kind(state: str, kinds: Mapping[str, str]) -> str | None:
 def _state_of(error: Exception) -> str:
     """Return the SQLSTATE; "" for a lost connection; "?" for a mistake of the program."""
     state = getattr(error, "sqlstate", None)
+    if state == "54000" and isinstance(error, psycopg.Error) and is_of_notifications(error.diag):
+        return _NO_ROOM_TO_NOTIFY
     if state is not None:
         return "?" if state.startswith("0A") and _REPLANNED not in str(error) else str(state)
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):

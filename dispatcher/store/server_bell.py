@@ -24,13 +24,22 @@ RETRY: Final = (0.5, 30.0)
 #: Seconds between two checks of a connection on which nothing arrives.
 CHECK_EVERY: Final = 60.0
 
+#: Part of the server's queue of notifications from which on nobody rings: a full one would refuse
+#: the commit.
+FULL: Final = 0.9
+
 _POOLED: Final = (
     "the connection to the server is a pooler's in transaction mode, which passes no notifications"
     " on; let store.url name the server itself, or a pooler in session mode"
 )
 
+_FILLED: Final = (
+    "the server's queue of notifications is {percent:.0f} % full, as a session that listens is in a"
+    " transaction for long, and commits wake nobody until it ends; find it: dispatcher doctor"
+)
+
 _LISTENS: Final = """
-SELECT pg_backend_pid(), pg_is_in_recovery(),
+SELECT pg_backend_pid(), pg_is_in_recovery(), pg_notification_queue_usage(),
     EXISTS (SELECT 1 FROM pg_listening_channels() AS one (name) WHERE one.name = '{channel}')
 """
 
@@ -59,8 +68,11 @@ class ServerBell:
         # All commits that notify take one lock of the whole server, and hold it until they are on
         # the disk and on the standby. Their wait for it may last as long as a statement.
         # It is set as the time-out for locks, since that for statements does not apply to a COMMIT.
+        # Who asks how full the queue is lets the server drop what all have read; a full queue never
+        # does that by itself.
         self.statement = f"""
-SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE), pg_notify('{server.schema}', '')
+SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
+    CASE WHEN pg_notification_queue_usage() < {FULL} THEN pg_notify('{server.schema}', '') END
 """
         self._server = server
         self._clock = clock
@@ -79,7 +91,7 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE), pg_notify('{se
         self._failure: str | None = None
         self._heard = 0
         self._listens = False
-        """Whether this connection brings rings, as found last."""
+        """Whether rings arrive by this connection, as found last."""
 
     def ring(self) -> None:
         """Do nothing: the commit has rung."""
@@ -161,13 +173,17 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE), pg_notify('{se
     def _check(self) -> _Steps:
         """Find out whether the session at the other end is the one that listens."""
         asked = _LISTENS.format(channel=self._server.schema)
-        ((pid, recovers, listens),) = yield from self._ask(asked)
+        ((pid, recovers, usage, listens),) = yield from self._ask(asked)
         if recovers != b"f":
             raise psycopg.OperationalError("the server is a standby")
-        is_ours = int(pid) == self._pid and listens == b"t"
-        self._failure = None if is_ours else _POOLED
-        self._heard += is_ours and not self._listens
-        self._listens = is_ours
+        self._failure = None
+        if int(pid) != self._pid or listens != b"t":
+            self._failure = _POOLED
+        elif float(usage) >= FULL:
+            self._failure = _FILLED.format(percent=float(usage) * 100)
+        arrives = self._failure is None
+        self._heard += arrives and not self._listens
+        self._listens = arrives
 
     def _ask(self, statement: str) -> Generator[int, None, list[tuple[bytes, ...]]]:
         """Return the rows of the last statement."""

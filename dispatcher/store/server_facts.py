@@ -23,7 +23,8 @@ SELECT current_setting('server_version'), current_user,
     COALESCE(NOT (inet_client_addr() <<= '127.0.0.0/8' OR inet_client_addr() = '::1'), FALSE),
     EXISTS (SELECT 1 FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl)
         OR EXISTS (SELECT 1 FROM pg_stat_gssapi WHERE pid = pg_backend_pid() AND encrypted),
-    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+    pg_notification_queue_usage()
 """
 
 _SETTINGS: Final = """
@@ -67,6 +68,18 @@ SELECT kind, name, age, seconds FROM (
 ) AS holder ORDER BY age DESC
 """
 
+# Who may hold back the queue of notifications: whoever listens, in any database, reads it only
+# between transactions, and nobody can see who listens. Each transaction has such a lock.
+_OLDEST_TRANSACTION: Final = """
+SELECT CAST(pid AS TEXT) || ' (' || concat_ws(', ', usename, nullif(application_name, ''),
+        state) || ')',
+    CAST(extract(epoch FROM clock_timestamp() - xact_start) AS DOUBLE PRECISION)
+FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE locktype = 'virtualxid' AND granted AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()
+    AND backend_type = 'client backend'
+ORDER BY xact_start NULLS LAST, pid LIMIT 1
+"""
+
 _DEAD: Final = """
 SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
 WHERE schemaname = :schema ORDER BY n_dead_tup DESC LIMIT 1
@@ -104,6 +117,10 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     holders: tuple[Holder, ...]
     dead: tuple[str, int, int] | None
     """The table with the most dead rows, their number, and that of its other rows."""
+    queue: float
+    """Which part of the room for notifications is in use."""
+    oldest: tuple[str, float | None] | None
+    """The session in the oldest transaction, and its seconds; None: this role may not see them."""
 
 
 def read(server: DatabaseServer) -> ServerFacts:
@@ -113,10 +130,11 @@ def read(server: DatabaseServer) -> ServerFacts:
 
 
 def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
-    ((version, role, is_distant, is_encrypted, connections),) = engine.rows(_SERVER)
+    ((version, role, is_distant, is_encrypted, connections, queue),) = engine.rows(_SERVER)
     owners: list[tuple[Any, ...]] = engine.rows(_OWNER, {"schema": schema})
     is_owner, owner = owners[0] if owners else (False, None)
     dead = engine.rows(_DEAD, {"schema": schema})
+    oldest = engine.rows(_OLDEST_TRANSACTION)
     reading = engine.reading()
     return ServerFacts(
         version=version,
@@ -135,4 +153,6 @@ def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
             for kind, name, age, seconds in engine.rows(_HOLDERS)
         ),
         dead=dead[0] if dead else None,
+        queue=queue,
+        oldest=oldest[0] if oldest else None,
     )

@@ -29,6 +29,8 @@ HEALTHY = ServerFacts(
     took=0.0,
     holders=(),
     dead=("runs", 100, 1000),
+    queue=0.0,
+    oldest=None,
 )
 
 
@@ -50,7 +52,7 @@ def test_a_healthy_server_has_no_fault_but_the_settings_of_tests(shared: Command
     findings = list(doctor.server(load(str(shared.config_file))))
 
     checks = ["store", "server", "role", "clock", "encryption"]
-    checks += ["server settings"] * 3 + ["connections", "dead rows"]
+    checks += ["server settings"] * 3 + ["connections", "notifications", "dead rows"]
     assert checks == [one.check for one in findings]
     settings = [one.text.partition(":")[0] for one in findings if one.check == "server settings"]
     assert ["fsync = off", "full_page_writes = off", "autovacuum = off"] == settings
@@ -149,6 +151,33 @@ def test_dead_rows_that_nobody_removes_are_reported() -> None:
 
     assert (Level.WARNING, "VACUUM runs") == (many.level, str(many.remedy).partition(";")[0])
     assert Level.OK is few.level
+
+
+def test_the_session_that_may_keep_notifications_in_the_queue_is_named(
+    shared: Command, postgres: Postgres
+) -> None:
+    shared("migrate")
+    shared("submit", "--", "true")
+    with closing(postgres.connect()) as holder:
+        holder.execute("SET application_name = 'listener'; LISTEN x")
+        holder.execute("BEGIN; SELECT 1")
+        facts = server_facts.read(
+            doctor.server_of(postgres.url(), "examined", patience=5),
+        )
+        pid = holder.info.backend_pid
+    finding = doctor.check_notifications(replace(facts, queue=0.6))
+
+    assert Level.OK is doctor.check_notifications(facts).level
+    assert Level.WARNING is finding.level
+    assert "60 % full; from 90 % on commits wake no daemon. Of the sessions" in finding.text
+    assert f"{pid} (postgres, listener, idle in transaction)" in finding.text
+    assert f"SELECT pg_terminate_backend({pid})" in str(finding.remedy)
+
+
+def test_a_queue_whose_holder_cannot_be_seen_is_reported_too() -> None:
+    finding = doctor.check_notifications(replace(HEALTHY, queue=0.6))
+
+    assert "LISTEN" in str(finding.remedy)
 
 
 @pytest.mark.parametrize(
