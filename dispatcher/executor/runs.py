@@ -237,12 +237,8 @@ class Runs:
             self._report.log("journal.write_failed", error=str(error))
 
     def _record_time(self, at: Instant, *, all_read: bool) -> None:
-        if at >= self._table.due:
-            self._table.due = NEVER
-            for run in self._table.live.values():
-                if run.due <= at:
-                    self._judge(run, at, all_read=all_read)
-                self._table.record_due(run)
+        for run in self._table.take_due(at):
+            self._judge(run, at, all_read=all_read)
         if at >= self._forwarder.due:  # before the budgets drop what it has not read
             self._forget_forwarded(self._forwarder.forward(at), at)
         if at >= self._budgets.due:
@@ -277,7 +273,7 @@ class Runs:
             self._notices.read_rest(run.uid, at)
         if self._endings.advance(run, at):
             self._notices.close(run.uid)
-            del self._table.live[run.uid]
+            self._table.record_gone(run)
             self._forwarder.end(run.uid, at)
             self._budgets.drop(run.uid)
             self._outputs.close(run.output_path)

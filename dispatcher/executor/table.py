@@ -1,8 +1,11 @@
 """The runs that this executor knows, and when they need attention."""
 
+from collections.abc import Iterable
+
 from dispatcher import wire
+from dispatcher.executor.agenda import Agenda
 from dispatcher.executor.run import TrackedRun
-from dispatcher.times import NEVER, Instant
+from dispatcher.times import Instant
 
 #: Seconds that a daemon which has just connected is given to confirm runs before its absence is
 #: judged: it may have waited to be let in while this process was stopped. Given again only after a
@@ -20,9 +23,21 @@ class RunTable:
         """Those that are not gone."""
         self.attention: dict[wire.RunUid, TrackedRun] = {}
         """Those to be looked at in this tick."""
-        self.due = NEVER
-        """When the next of them needs attention."""
+        self._agenda: Agenda[TrackedRun] = Agenda()
         self._absence_delayed = False
+
+    @property
+    def due(self) -> Instant:
+        """When the next of those that live needs attention."""
+        return self._agenda.due
+
+    def take_due(self, at: Instant) -> Iterable[TrackedRun]:
+        """Yield each live run that is due, and plan its next instant after that."""
+        for run in self._agenda.take(at):
+            if run.uid in self.live:
+                if run.due <= at:
+                    yield run
+                self.record_due(run)
 
     @property
     def has_unsettled(self) -> bool:
@@ -37,12 +52,18 @@ class RunTable:
 
     def remove(self, run: TrackedRun) -> None:
         """Remove a run that has no process."""
-        del self.known[run.uid], self.live[run.uid]
+        del self.known[run.uid]
         self.attention.pop(run.uid, None)
+        self.record_gone(run)
+
+    def record_gone(self, run: TrackedRun) -> None:
+        """Record that nothing of a run is left."""
+        del self.live[run.uid]
+        self._agenda.drop(run)
 
     def record_due(self, run: TrackedRun) -> None:
         """Take a run's next instant into account."""
-        self.due = min(self.due, run.due)
+        self._agenda.plan(run, run.due)
 
     def delay_absence(self, at: Instant) -> None:
         """Give the daemon that has just connected time to confirm its runs."""

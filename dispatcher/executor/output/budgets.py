@@ -7,6 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from dispatcher import wire
+from dispatcher.executor.agenda import Agenda
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.output.quiet_files import QuietFiles
@@ -40,7 +41,6 @@ class BudgetedFile:
 
     output: OutputFile
     budget: int
-    look_at: Instant
     looked_at: Instant
     size: int = 0
     kept_from: int = 0
@@ -57,21 +57,25 @@ class Budgets:
         self._log = log
         self._quiet = quiet
         self._files: dict[wire.RunUid, BudgetedFile] = {}
+        self._agenda: Agenda[BudgetedFile] = Agenda()
         self._supported = True
-        self.due = NEVER
+
+    @property
+    def due(self) -> Instant:
         """When to look again."""
+        return self._agenda.due
 
     def watch(self, uid: wire.RunUid, output: OutputFile, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
-            look_at = next_round(at, LONGEST_INTERVAL)
-            self._files[uid] = BudgetedFile(output, budget, look_at=look_at, looked_at=at)
-            self.due = min(self.due, look_at)
+            file = self._files[uid] = BudgetedFile(output, budget, looked_at=at)
+            self._agenda.plan(file, next_round(at, LONGEST_INTERVAL))
 
     def drop(self, uid: wire.RunUid) -> None:
         """Bring a run's file within its budget once more: nobody writes to it any longer."""
         if file := self._files.pop(uid, None):
             self._quiet.drop(file)
+            self._agenda.drop(file)
             if file.output.is_fresh and not file.output.disk:  # as measured for its tail
                 return
             for _ in range(MOST_LAST_LOOKS):
@@ -88,28 +92,27 @@ class Budgets:
     def record_writes(self, ready: Container[int], at: Instant) -> None:
         """Look soon at quiet files that were written to."""
         for file in self._quiet.written(ready):
-            file.look_at = file.looked_at = self.due = at
+            file.looked_at = at
+            self._agenda.plan(file, at)
 
     def enforce(self, at: Instant) -> None:
         """Look at the files whose time has come."""
-        self.due = NEVER
-        for file in list(self._files.values()):
-            if file.look_at <= at:
-                self._enforce(file, at)
-            self.due = min(self.due, file.look_at)
+        for file in self._agenda.take(at):
+            look_at = self._enforce(file, at)
+            if self._supported:
+                self._agenda.plan(file, look_at)
 
-    def _enforce(self, file: BudgetedFile, at: Instant) -> None:
+    def _enforce(self, file: BudgetedFile, at: Instant) -> Instant:
+        """Look at a file; return when to look again."""
         before, since = file.size, max(at - file.looked_at, SHORTEST_INTERVAL)
         again = self._look(file)
-        grown = file.size - before
+        grown, file.looked_at = file.size - before, at
         if not again and grown <= 0:
-            file.look_at = self._watch_quiet(file, at)
-        elif again or grown / since >= file.budget / PART / SHORTEST_INTERVAL:
-            file.look_at = Instant(at + SHORTEST_INTERVAL)
-        else:
-            slow = at + file.budget / PART * since / grown
-            file.look_at = Instant(min(slow, next_round(at, LONGEST_INTERVAL)))
-        file.looked_at = at
+            return self._watch_quiet(file, at)
+        if again or grown / since >= file.budget / PART / SHORTEST_INTERVAL:
+            return Instant(at + SHORTEST_INTERVAL)
+        slow = at + file.budget / PART * since / grown
+        return Instant(min(slow, next_round(at, LONGEST_INTERVAL)))
 
     def _watch_quiet(self, file: BudgetedFile, at: Instant) -> Instant:
         """Watch a quiet file for its next write; return when to look without one."""
@@ -158,6 +161,7 @@ class Budgets:
     def _give_up(self, path: str) -> None:
         self._supported = False
         self._files.clear()
+        self._agenda.clear()
         self._log("output.uncapped", path=path, reason="its filesystem cannot punch holes")
 
 
