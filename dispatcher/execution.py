@@ -128,6 +128,14 @@ class Claims(list[Claim]):
 LOCAL = "local:"
 
 
+class BegunEnding(Struct, frozen=True):
+    """The decision to end an open run, as the executor is to be told."""
+
+    run_uid: RunUid
+    ending: Outcome | None
+    ending_reason: str | None
+
+
 class OpenRun(Struct, frozen=True, kw_only=True):
     """A run that is not closed, with all that its settlement needs."""
 

@@ -12,7 +12,16 @@ from typing import Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
-from dispatcher.execution import NO_ROWS, Claim, Claims, OpenRun, Rows, Settlement, StartedRun
+from dispatcher.execution import (
+    NO_ROWS,
+    BegunEnding,
+    Claim,
+    Claims,
+    OpenRun,
+    Rows,
+    Settlement,
+    StartedRun,
+)
 from dispatcher.history import History, Postponed
 from dispatcher.model import (
     FINISHED,
@@ -506,10 +515,10 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def open_runs(self, node: str) -> list[OpenRun]:
         """Return every open run of a node, oldest first."""
 
-    def endings(self, node: str, *, among: Container[RunUid] | None = None) -> list[OpenRun]:
-        """Return the node's open runs that have an ending, oldest first: all, or some of these.
+    def endings(self, node: str, *, among: Container[RunUid] | None = None) -> list[BegunEnding]:
+        """Return the endings of the node's open runs, oldest run first: all, or of some of these.
 
-        Of others it reads the uid alone.
+        Of the others it only reads the rows: very many may be ending already.
         """
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:

@@ -189,12 +189,18 @@ class SqlOperator(SqlReader):
         """Record an intent and begin the run's ending; a leader that exited keeps its code."""
         if _outcome(run) is Outcome.SUCCEEDED:
             return
-        self._intend(run, intent, reason)
-        if not run.leader_exited:
-            claims.begin_ending(self.engine, run.run_uid, ending, reason)
+        self._intend(run, intent, reason, None if run.leader_exited else ending)
 
-    def _intend(self, run: OpenRun, intent: Intent, reason: str) -> None:
-        values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
+    def _intend(
+        self, run: OpenRun, intent: Intent, reason: str, ending: Outcome | None = None
+    ) -> None:
+        values = {
+            "uid": run.run_uid,
+            "intent": intent.value,
+            "reason": reason,
+            "ending": None if ending is None else ending.value,
+            "ending_reason": None if ending is None else reason,
+        }
         self._announce(self.engine.change(sql.INTEND, values) > 0)
 
     def _delete_whole(self, tasks: Sequence[Values]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from dispatcher.environment import Environment
 from dispatcher.execution import (
     BUILT_IN,
     NO_LIMITS,
+    BegunEnding,
     Count,
     Duration,
     Fence,
@@ -147,6 +148,10 @@ def open_run_from(row: Row) -> OpenRun:
     if damage is None or run.intent is Intent.CANCEL:
         return run
     return replace(run, intent=Intent.HOLD, intent_reason=damage + DAMAGE_REMEDY)
+
+
+def ending_from(row: Row) -> BegunEnding:
+    return _value_and_damage(BegunEnding, row)[0]
 
 
 def task_from(row: Row) -> Task:

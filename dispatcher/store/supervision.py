@@ -4,14 +4,14 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from dispatcher.execution import Claims, OpenRun, Settlement, StartedRun
+from dispatcher.execution import BegunEnding, Claims, OpenRun, Settlement, StartedRun
 from dispatcher.history import Postponed
 from dispatcher.model import NO_LABELS, GivenUp, Node, Outcome
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import closing, labels_text, moving_on, node_parameters
 from dispatcher.store.readers import SqlReader
-from dispatcher.store.rows import given_up_from, time_from
+from dispatcher.store.rows import ending_from, given_up_from, time_from
 from dispatcher.store.statements import history as history_sql
 from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import supervisor as sql
@@ -125,11 +125,9 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def open_runs(self, node: str) -> list[OpenRun]:
         return self._open_runs(sql.OPEN_RUNS_HERE, {"node": node})
 
-    def endings(self, node: str, *, among: Container[RunUid] | None = None) -> list[OpenRun]:
-        ending = [RunUid(uid) for (uid,) in self.engine.rows(sql.ENDINGS, {"node": node})]
-        wanted = [uid for uid in ending if among is None or uid in among]
-        found = self.open_runs_among(wanted) if wanted else {}
-        return sorted(found.values(), key=lambda run: run.run_id)
+    def endings(self, node: str, *, among: Container[RunUid] | None = None) -> list[BegunEnding]:
+        rows = self.engine.rows(sql.ENDINGS, {"node": node})
+        return [ending_from(row) for row in rows if among is None or row[0] in among]
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         return self._announce(claims.begin_ending(self.engine, uid, ending, reason))

@@ -5,7 +5,7 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
-from dispatcher.execution import OpenRun
+from dispatcher.execution import BegunEnding
 from dispatcher.model import Outcome
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.reaper import Reaper
@@ -62,11 +62,11 @@ class Ender:
             return
         if not (turn.looks or self._store.announces or hastened):
             return
-        for run in self._store.endings(self._memory.settings.node_id, among=wanted):
-            turn.after(partial(self._send_end, live[run.run_uid], run, turn.at, at_once=at_once))
+        for one in self._store.endings(self._memory.settings.node_id, among=wanted):
+            turn.after(partial(self._send_end, live[one.run_uid], one, turn.at, at_once=at_once))
 
-    def _send_end(self, live: LiveRun, run: OpenRun, at: Instant, *, at_once: bool) -> None:
-        assert run.ending is not None
+    def _send_end(self, live: LiveRun, one: BegunEnding, at: Instant, *, at_once: bool) -> None:
+        assert one.ending is not None
         self._memory.live.end_sent(live, at, at_once=at_once)
-        self._executor.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
-        log.info("run.ending", ending=run.ending, reason=run.ending_reason, **live.ids())
+        self._executor.send(wire.End(uid=one.run_uid, reason=one.ending, at_once=at_once))
+        log.info("run.ending", ending=one.ending, reason=one.ending_reason, **live.ids())

@@ -1,4 +1,4 @@
-from dispatcher.execution import OpenRun, StartedRun
+from dispatcher.execution import BegunEnding, OpenRun, StartedRun
 from dispatcher.model import Intent, Liveness, Outcome, TaskState
 from dispatcher.wire import RunUid
 from dispatcher.words import Beat, Refused
@@ -103,7 +103,8 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
     )
     assert expected == store.open_run(claim.run_uid)
     assert [expected] == store.open_runs(NODE)
-    assert [expected] == store.endings(NODE)
+    ending = BegunEnding(claim.run_uid, expected.ending, expected.ending_reason)
+    assert [ending] == store.endings(NODE)
 
 
 def test_a_closed_or_unknown_run_is_not_open(store: OneByOne) -> None:

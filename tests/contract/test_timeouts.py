@@ -188,8 +188,6 @@ def test_a_claim_and_its_open_run_carry_their_limits(store: OneByOne) -> None:
     assert limits == claim.limits
     assert limits == store.open_run(claim.run_uid).limits
     assert [limits] == [run.limits for run in store.open_runs(NODE)]
-    store.begin_ending(claim.run_uid, Outcome.LOST, "silent", now=NOW)
-    assert [limits] == [run.limits for run in store.endings(NODE)]
 
 
 def test_a_task_without_limits_has_none(store: OneByOne) -> None:

@@ -53,8 +53,13 @@ STATE = "SELECT state, run_uid FROM tasks WHERE id = :id FOR NO KEY UPDATE"
 
 RUN = f"{OPEN_RUN} FOR UPDATE OF runs"
 
+# With an ending, if one is given and there is none yet.
 INTEND = """
-UPDATE runs SET intent = :intent, intent_reason = :reason WHERE uid = :uid AND outcome IS NULL
+UPDATE runs SET intent = :intent, intent_reason = :reason,
+    ending = COALESCE(ending, CAST(:ending AS TEXT)),
+    ending_reason = CASE WHEN ending IS NULL THEN CAST(:ending_reason AS TEXT)
+        ELSE ending_reason END
+WHERE uid = :uid AND outcome IS NULL
 """
 
 PAUSE = """

@@ -89,7 +89,10 @@ TAKE_RUN = f"{OPEN_RUNS}runs.uid = :uid FOR NO KEY UPDATE SKIP LOCKED"
 
 OPEN_RUNS_HERE = f"{OPEN_RUNS}node = :node ORDER BY runs.id"
 
-ENDINGS = "SELECT uid FROM runs WHERE outcome IS NULL AND ending IS NOT NULL AND node = :node"
+ENDINGS = """
+SELECT uid, ending, ending_reason FROM runs
+WHERE outcome IS NULL AND ending IS NOT NULL AND node = :node ORDER BY id
+"""
 
 _CLOSED = (
     *("uid", "outcome", "run_reason", "error", "ended_at", "started_at", "pid", "exit_code"),
