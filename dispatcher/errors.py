@@ -81,6 +81,10 @@ class StoreUnusable(DispatcherError):
     exit_code = ExitCode.CONFIG
 
 
+class StoreForbidden(StoreUnusable):
+    """The server lets this role not in, or not do this; whoever could before waits for that."""
+
+
 class StoreRefused(DispatcherError):
     """One operation broke a rule of the schema; roll back, find the offender, go on without it."""
 

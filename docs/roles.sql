@@ -15,6 +15,12 @@
 --
 --     CREATE ROLE host7 LOGIN; GRANT dispatcher_run TO host7;
 --
+-- Who writes needs EXECUTE on pg_current_wal_lsn() and pg_walfile_name(pg_lsn), which show a
+-- failover. Everybody has it unless it was revoked from PUBLIC; then a superuser grants it:
+--
+--     GRANT EXECUTE ON FUNCTION pg_current_wal_lsn(), pg_walfile_name(pg_lsn)
+--         TO dispatcher_submit, dispatcher_operate, dispatcher_run;
+--
 -- None of them may change the tables: the owner upgrades these, with `dispatcher migrate`.
 
 DO $$

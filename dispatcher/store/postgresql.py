@@ -5,7 +5,6 @@ After a lost session the next transaction opens a fresh one.
 
 import os
 from collections.abc import Callable
-from typing import Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -20,10 +19,6 @@ from dispatcher.store.postgresql_text import DIALECT, Writes, translated, writes
 from dispatcher.store.server import DatabaseServer, Session
 from dispatcher.store.server_clock import Reading
 from dispatcher.times import StoreTime, instant
-
-#: Warnings after which a COMMIT is done here, and perhaps nowhere else: somebody ended the wait for
-#: a synchronous standby.
-_NOT_REPLICATED: Final = "01000"
 
 
 class PostgresqlEngine:
@@ -92,23 +87,17 @@ class PostgresqlEngine:
         """Begin a transaction; with `schema`, one that changes tables: one process at a time."""
         self._refuse_misuse()
         self._failure = None
-        self._make_usable()
-        before = instant()
+        session, before = self._usable(), instant()
         try:
-            if self._given_up:
-                self._exchanges.add(sql.END_GIVEN_UP, [self._given_up])
-                self._exchanges.send()
-                self._given_up = 0
-            self._exchanges.add(sql.BEGIN_WRITE if write else sql.BEGIN_READ, prepare=False)
-            self._exchanges.add(sql.CLOCK_WRITE if write else sql.CLOCK_READ)
-            ((time, timeline, meta),) = self._exchanges.rows(self._exchanges.send())
+            self._end_given_up()
+            time, timeline, meta = self._begin(write=write)
             at = instant()
             self._reading = Reading(StoreTime(time), took=at - before, at=at)
             self._refuse_replaced(meta)
             if timeline is not None:
                 self._follow(int(timeline, 16))
             if schema:
-                self._session_left(sql.CHANGE_TAKES)
+                session.left = sql.CHANGE_TAKES
                 for text in sql.FOR_CHANGES:
                     self._exchanges.add(text)
                 self._exchanges.add(sql.LOCK_SCHEMA, [f"dispatcher {self._server.schema}"])
@@ -119,9 +108,30 @@ class PostgresqlEngine:
         if not self._is_proved:
             self._prove()
 
-    def _session_left(self, seconds: float) -> None:
-        assert self._session is not None
-        self._session.left = seconds
+    def _end_given_up(self) -> None:
+        if self._given_up:
+            self._exchanges.add(sql.END_GIVEN_UP, [self._given_up])
+            self._exchanges.send()
+            self._given_up = 0
+
+    def _begin(self, *, write: bool) -> Row:
+        """Return the server's time and timeline, and which table `meta` is."""
+        self._exchanges.add(sql.BEGIN_WRITE if write else sql.BEGIN_READ, prepare=False)
+        self._exchanges.add(sql.CLOCK_WRITE if write else sql.CLOCK_READ)
+        try:
+            (row,) = self._exchanges.rows(self._exchanges.send())
+        except psycopg.Error as error:
+            found = postgresql_errors.of_begin(error, self.name, has_begun=not self._is_idle)
+            if found is not None:
+                self._drop()
+                raise found from error
+            raise
+        return row
+
+    @property
+    def _is_idle(self) -> bool:
+        session = self._session
+        return session is not None and session.info.transaction_status is TransactionStatus.IDLE
 
     def _prove(self) -> None:
         try:
@@ -145,20 +155,17 @@ class PostgresqlEngine:
         number, newest = self._origin
         if timeline < newest:
             self._drop()
-            raise StoreUnavailable(
-                f"{self.name} is on timeline {timeline}, and this process has worked on"
-                f" {newest}: a replica took over from this server, which may still run; let"
-                " store.url lead to the primary, or restart this process if this is meant"
-            )
+            raise postgresql_errors.of_timeline(self.name, timeline, newest)
         self._origin = number, timeline
 
-    def _make_usable(self) -> None:
-        """Open a fresh session unless there is one that is known to be sound."""
+    def _usable(self) -> Session:
+        """Return a fresh session, unless there is one that is known to be sound."""
         session = self._session
-        if session is not None and (not _is_idle(session) or session.is_lost()):
+        if session is not None and (not self._is_idle or session.is_lost()):
             self._drop()
         session = self._session or self._connect()
         session.left = self._server.answer
+        return session
 
     def commit(self) -> None:
         self._refuse_outside()
@@ -194,7 +201,7 @@ class PostgresqlEngine:
             return
         self._failure = None
         self._exchanges.drop()
-        if self._session is None or _is_idle(self._session):
+        if self._session is None or self._is_idle:
             return
         if self._session.info.transaction_status is not TransactionStatus.ACTIVE:
             try:
@@ -260,9 +267,8 @@ class PostgresqlEngine:
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
         """Keep a warning that the commit was not replicated."""
-        is_other = postgresql_errors.is_of_notifications(notice)
-        if notice.sqlstate == _NOT_REPLICATED and not is_other:
-            self._unreplicated = notice.message_primary or notice.sqlstate
+        if postgresql_errors.shows_no_standby(notice):
+            self._unreplicated = notice.message_primary or "a warning"
 
     def _drop(self) -> None:
         """Close the session; the next transaction opens a fresh one."""
@@ -287,7 +293,3 @@ def _unproved() -> None:
 
 def _plain(value: object) -> object:
     return value.as_json() if isinstance(value, Batch) else value
-
-
-def _is_idle(session: Session) -> bool:
-    return session.info.transaction_status is TransactionStatus.IDLE

@@ -11,7 +11,13 @@ from typing import Final
 import psycopg
 
 from dispatcher.complaints import in_words
-from dispatcher.errors import DispatcherError, StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.errors import (
+    DispatcherError,
+    StoreForbidden,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnusable,
+)
 
 #: Raised for a value that no column can hold, and for all that goes wrong in driver and server.
 ERRORS: Final = (psycopg.Error, UnicodeEncodeError)
@@ -24,6 +30,10 @@ _CREDENTIALS: Final = (
 )
 _RESOURCES: Final = "has the server room on its disk, memory, and free connections?"
 _LOG: Final = "its log has more"
+_READ_ONLY_SERVER: Final = (
+    "it is a standby, or default_transaction_read_only is set for it, the database or the role; let"
+    " store.url name the primary, and let that be up"
+)
 
 #: PostgreSQL's file of notifications. It raises the state of an index entry that is too large for a
 #: full queue, and that of a lost standby for a half full one; its texts may be translated.
@@ -38,10 +48,14 @@ _UNAVAILABLE: Final[Mapping[str, str]] = {
     "08": _UP,
     "0A000": _AGAIN,  # only that of `_REPLANNED`
     "25": _AGAIN,
-    "25006": "it is a standby, or set to read-only; let store.url name the primary",
+    "25006": _READ_ONLY_SERVER,
     "26": _AGAIN,
     "40": _AGAIN,
     "53": _RESOURCES,
+    "53300": (
+        "raise max_connections, or the CONNECTION LIMIT of the role or the database, or end"
+        " sessions that nobody needs: select * from pg_stat_activity"
+    ),
     "55": _AGAIN,
     "57": _UP,
     "57014": "try again, or look for what slows it down: select * from pg_stat_activity",
@@ -58,6 +72,9 @@ _UNUSABLE: Final[Mapping[str, str]] = {
     "42": "restore it from a backup, or let store.schema name another schema",
     "42501": "grant this role what it lacks, or let store.url name another role",
 }
+
+#: Of these, what lets this role not in, or not do what it tries: it may have been able to before.
+_FORBIDDEN: Final = ("28", "42501")
 
 #: Classes of errors in one statement's values: value, constraint, size of an index entry.
 _REFUSED: Final = ("22", "23", "54")
@@ -77,7 +94,21 @@ _AT_CONNECT: Final = (
     (re.compile(r"authentication failed|no password supplied|pg_hba\.conf"), "28000"),
     (re.compile(r'role ".*" (does not exist|is not permitted)'), "28000"),
     (re.compile(r"permission denied for database"), "42501"),
+    (
+        re.compile(r"too many connections for|too many clients|connection slots are reserved"),
+        "53300",
+    ),
+    (re.compile(r"session is read-only"), _READ_ONLY),
 )
+
+#: What a server says that shows no timeline: one that lacks the function or its right, and those
+#: (Aurora) whose wal_level is too low for it.
+_NO_TIMELINE: Final[Mapping[str, str]] = {
+    "0A000": "set wal_level = logical (on Aurora: rds.logical_replication = 1), restart the server",
+    "42501": "grant this role EXECUTE on both",
+    "42883": "let store.url name a server of PostgreSQL itself",
+    "55000": "set wal_level = logical (on Aurora: rds.logical_replication = 1), restart the server",
+}
 
 
 def membership(schema: str, role: str) -> str:
@@ -104,7 +135,8 @@ def translated(
         return StoreRefused(problem)
     if (remedy := _of_kind(state, _UNUSABLE)) is not None:
         remedy = (granting if _IN_SCHEMA.match(problem) else "") or remedy
-        return StoreUnusable(f"{name}: {problem}; {remedy}")
+        kind = StoreForbidden if state.startswith(_FORBIDDEN) else StoreUnusable
+        return kind(f"{name}: {problem}; {remedy}")
     if state == _LOCKED:
         problem = f"another session has held a lock for more than {patience:g} s"
     if (remedy := _of_kind(state, _UNAVAILABLE)) is not None:
@@ -122,9 +154,39 @@ def ends_session(error: Exception) -> bool:
     return state in ("", _IDLE_TOO_LONG, _READ_ONLY) or state.startswith(("08", "0A", "26"))
 
 
-def is_of_notifications(found: psycopg.errors.Diagnostic) -> bool:
-    """Return whether an error or a warning is about the queue of notifications."""
-    return found.source_file == _NOTIFYING
+def of_begin(error: psycopg.Error, name: str, *, has_begun: bool) -> DispatcherError | None:
+    """Return the error of a server that refuses transactions that write, or shows no timeline.
+
+    None if it is another one.
+    """
+    problem, state = _message(error), str(error.sqlstate)
+    if not has_begun:  # a standby
+        is_standby = state == "0A000"
+        return StoreUnavailable(f"{name}: {problem}; {_READ_ONLY_SERVER}") if is_standby else None
+    if (remedy := _NO_TIMELINE.get(state)) is None:
+        return None
+    kind = StoreForbidden if state.startswith(_FORBIDDEN) else StoreUnusable
+    return kind(
+        f"{name}: {problem}; without the server's timeline (pg_current_wal_lsn(),"
+        f" pg_walfile_name(pg_lsn)) no failover would be noticed: {remedy}"
+    )
+
+
+def of_timeline(name: str, timeline: int, newest: int) -> DispatcherError:
+    """Return the error of a server that is on an older timeline than this process has seen."""
+    return StoreUnavailable(
+        f"{name} is on timeline {timeline}, and this process has worked on {newest}: a replica took"
+        " over from this server, which may still run; let store.url lead to the primary, or restart"
+        " this process if this is meant"
+    )
+
+
+def shows_no_standby(warning: psycopg.errors.Diagnostic) -> bool:
+    """Return whether a COMMIT with this warning is done here, and perhaps nowhere else.
+
+    Somebody ended its wait for a synchronous standby.
+    """
+    return warning.sqlstate == "01000" and warning.source_file != _NOTIFYING
 
 
 def proves_no_commit(error: psycopg.Error) -> bool:
@@ -143,13 +205,17 @@ def _of_kind(state: str, kinds: Mapping[str, str]) -> str | None:
 def _state_of(error: Exception) -> str:
     """Return the SQLSTATE; "" for a lost connection; "?" for a mistake of the program."""
     state = getattr(error, "sqlstate", None)
-    if state == "54000" and isinstance(error, psycopg.Error) and is_of_notifications(error.diag):
+    if state == "54000" and _source_file(error) == _NOTIFYING:
         return _NO_ROOM_TO_NOTIFY
     if state is not None:
         return "?" if state.startswith("0A") and _REPLANNED not in str(error) else str(state)
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return "?"
     return next((known for text, known in _AT_CONNECT if text.search(str(error))), "")
+
+
+def _source_file(error: Exception) -> str | None:
+    return error.diag.source_file if isinstance(error, psycopg.Error) else None
 
 
 def _message(error: Exception) -> str:

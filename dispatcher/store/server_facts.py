@@ -40,6 +40,14 @@ WHERE nspname = :schema AND relkind = 'r' AND NOT has_table_privilege(pg_class.o
 ORDER BY relname, place
 """
 
+#: Functions that show the server's timeline. Everybody may execute them unless that was revoked.
+TIMELINE: Final = ("pg_current_wal_lsn()", "pg_walfile_name(pg_lsn)")
+
+_DENIED_FUNCTIONS: Final = """
+SELECT 'execute ' || one FROM unnest(string_to_array(:names, ' ')) AS of (one)
+WHERE to_regprocedure(one) IS NOT NULL AND NOT has_function_privilege(one, 'EXECUTE')
+"""
+
 _OWNER: Final = """
 SELECT pg_has_role(nspowner, 'USAGE'), pg_get_userbyid(nspowner)
 FROM pg_namespace WHERE nspname = :schema
@@ -135,13 +143,15 @@ def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
     is_owner, owner = owners[0] if owners else (False, None)
     dead = engine.rows(_DEAD, {"schema": schema})
     oldest = engine.rows(_OLDEST_TRANSACTION)
+    denied = engine.rows(_DENIED_FUNCTIONS, {"names": " ".join(TIMELINE)})
+    denied += engine.rows(_DENIED, {"schema": schema})
     reading = engine.reading()
     return ServerFacts(
         version=version,
         role=role,
         owner=owner,
         is_owner=is_owner,
-        denied=tuple(text for (text,) in engine.rows(_DENIED, {"schema": schema})),
+        denied=tuple(text for (text,) in denied),
         is_distant=is_distant,
         is_encrypted=is_encrypted,
         connections=connections,

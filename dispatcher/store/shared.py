@@ -5,7 +5,7 @@ from contextlib import closing
 from functools import partial
 from typing import Final
 
-from dispatcher.errors import AlreadyHeld, StoreUnusable
+from dispatcher.errors import AlreadyHeld, StoreForbidden, StoreUnusable
 from dispatcher.store import migrate, migrations
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
@@ -105,11 +105,11 @@ def version(server: DatabaseServer) -> int | None:
 def find(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[bool, bool, bool | None]:
     """Return whether the store exists, whether its schema does, and whether this role owns that.
 
-    Raises `StoreUnusable` for a schema that this role may not use.
+    Raises `StoreForbidden` for a schema that this role may not use.
     """
     ((is_there, may_use, is_own),) = engine.rows(_FOUND, {"schema": server.schema})
     if may_use is False:
-        raise StoreUnusable(f"{server.name}: this role may not use the schema; {server.granting}")
+        raise StoreForbidden(f"{server.name}: this role may not use the schema; {server.granting}")
     return is_there, may_use is not None, is_own
 
 

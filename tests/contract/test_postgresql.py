@@ -15,6 +15,7 @@ from dispatcher.errors import (
     CommitUnknown,
     ConfigError,
     DispatcherError,
+    StoreForbidden,
     StoreRefused,
     StoreUnavailable,
     StoreUnusable,
@@ -26,7 +27,7 @@ from dispatcher.store.server_clock import Reading, ServerClock
 from dispatcher.times import HostClock, Instant, StoreTime, WallTime, instant, wall_clock
 from tests.contract.proxy import Cut, Proxy
 from tests.eventually import eventually
-from tests.postgres import Postgres, running
+from tests.postgres import Postgres, replica_of, running
 
 HOUR = 3_600_000
 
@@ -635,6 +636,44 @@ def test_a_database_that_cannot_hold_every_text_is_refused(server: Postgres) -> 
         opened(server.url(name))
 
 
+@pytest.mark.parametrize("state", ["55000", "0A000"])
+def test_a_server_that_shows_no_timeline_is_unusable_and_its_setting_named(
+    server: Postgres, state: str
+) -> None:
+    """As Aurora, with a text of its own, while its `wal_level` is low."""
+    name = server.new_database()
+    with closing(server.connect(name)) as superuser:
+        superuser.execute("SET allow_system_table_mods = on")
+        superuser.execute("ALTER FUNCTION pg_catalog.pg_current_wal_lsn() RENAME TO hidden")
+        superuser.execute(
+            "CREATE FUNCTION pg_catalog.pg_current_wal_lsn() RETURNS pg_lsn"
+            f" LANGUAGE plpgsql AS $$ BEGIN RAISE 'not here' USING ERRCODE = '{state}'; END $$"
+        )
+    with closing(opened(server.url(name))) as engine:
+        assert [(1,)] == read(engine, "SELECT 1")
+        for _ in range(2):
+            with pytest.raises(StoreUnusable, match=r"not here.*timeline.*wal_level = logical"):
+                write(engine)
+
+
+def test_a_role_that_may_not_see_the_timeline_is_told_what_to_be_granted(server: Postgres) -> None:
+    name = server.new_database()
+    server.sql("REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC", name)
+    server.sql("CREATE ROLE blind LOGIN")
+    with (
+        closing(opened(server.url(name, user="blind"))) as engine,
+        pytest.raises(StoreForbidden, match=r"pg_walfile_name.*grant this role EXECUTE on both"),
+    ):
+        write(engine)
+
+
+def test_a_role_without_a_free_connection_is_told_so(server: Postgres) -> None:
+    server.sql("CREATE ROLE limited LOGIN CONNECTION LIMIT 0")
+
+    with pytest.raises(StoreUnavailable, match=r"too many connections.*CONNECTION LIMIT"):
+        opened(server.url(user="limited"))
+
+
 def test_a_table_without_permission_is_unusable(server: Postgres, database: str) -> None:
     server.sql("CREATE ROLE stranger LOGIN")
     with (
@@ -650,8 +689,22 @@ def test_a_standby_or_read_only_database_is_unavailable(server: Postgres) -> Non
     name = server.new_database()
     server.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
 
-    with pytest.raises(StoreUnavailable, match="read-only"):
+    with pytest.raises(StoreUnavailable, match=r"read-only.*default_transaction_read_only"):
         opened(server.url(name))
+
+
+def test_a_standby_that_the_url_allows_is_left_for_the_primary(
+    server: Postgres, server_files: Path
+) -> None:
+    with (
+        replica_of(server) as replica,
+        closing(opened(f"{replica.url()}&target_session_attrs=any")) as engine,
+    ):
+        assert [(1,)] == read(engine, "SELECT 1")
+        before = backend(engine)
+        with pytest.raises(StoreUnavailable, match=r"it is a standby.*name the primary"):
+            write(engine)
+        assert before != backend(engine)
 
 
 # Time -----------------------------------------------------------------------------------------

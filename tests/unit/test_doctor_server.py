@@ -67,6 +67,22 @@ def test_a_server_without_a_store_is_examined_all_the_same(shared: Command) -> N
     assert "the schema examined is not there yet" in findings["role"].text
 
 
+def test_a_function_that_a_role_may_not_execute_is_named(
+    shared: Command, postgres: Postgres
+) -> None:
+    shared("migrate")
+    revoked = "EXECUTE ON FUNCTION pg_current_wal_lsn()"
+    postgres.sql("CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA examined TO guest")
+    postgres.sql("GRANT ALL ON ALL TABLES IN SCHEMA examined TO guest")
+    postgres.sql(f"REVOKE {revoked} FROM PUBLIC")
+    shared.configure(f'[store]\nurl = "{postgres.url(user="guest")}"\nschema = "examined"')
+    findings = found(shared)
+    postgres.sql(f"GRANT {revoked} TO PUBLIC; DROP OWNED BY guest; DROP ROLE guest")
+
+    assert "without the server's timeline" in str(findings["store"].remedy)
+    assert "execute pg_current_wal_lsn()" in findings["role"].text
+
+
 def test_a_server_that_is_not_there_is_reported_once(command: Command) -> None:
     command.configure('[store]\nurl = "postgresql://127.0.0.1:1/"')
 

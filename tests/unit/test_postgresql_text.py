@@ -6,7 +6,7 @@ import sys
 import psycopg
 import pytest
 
-from dispatcher.errors import StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.errors import StoreForbidden, StoreRefused, StoreUnavailable, StoreUnusable
 from dispatcher.store import postgresql_errors
 from dispatcher.store.postgresql_text import Writes, translated, writes_of
 from dispatcher.store.statements import nodes, supervisor, workers
@@ -37,6 +37,7 @@ def test_literals_comments_and_casts_hold_no_parameter(statement: str) -> None:
     [
         ("40001", StoreUnavailable, "try again", False),
         ("53100", StoreUnavailable, "room on its disk", False),
+        ("53300", StoreUnavailable, "CONNECTION LIMIT", False),
         ("55P03", StoreUnavailable, "held a lock for more than 5 s", False),
         ("57014", StoreUnavailable, "slows it down", False),
         ("57P01", StoreUnavailable, "is the server up", True),
@@ -50,8 +51,8 @@ def test_literals_comments_and_casts_hold_no_parameter(statement: str) -> None:
         ("3D000", StoreUnusable, "createdb", False),
         ("3F000", StoreUnusable, "store.schema", False),
         ("42P01", StoreUnusable, "restore it", False),
-        ("42501", StoreUnusable, "grant this role", False),
-        ("28P01", StoreUnusable, "PGPASSFILE", False),
+        ("42501", StoreForbidden, "grant this role", False),
+        ("28P01", StoreForbidden, "PGPASSFILE", False),
         ("XX001", StoreUnavailable, "its log", False),
     ],
 )
@@ -64,6 +65,33 @@ def test_an_error_is_translated_by_its_state(
     assert kind is type(found)
     assert remedy in str(found)
     assert ends == postgresql_errors.ends_session(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "remedy"),
+    [
+        ('FATAL:  too many connections for role "host7"', StoreUnavailable, "CONNECTION LIMIT"),
+        ('FATAL:  too many connections for database "d"', StoreUnavailable, "CONNECTION LIMIT"),
+        ("FATAL:  sorry, too many clients already", StoreUnavailable, "max_connections"),
+        (
+            "FATAL:  remaining connection slots are reserved for superusers",
+            StoreUnavailable,
+            "max_connections",
+        ),
+        ("session is read-only", StoreUnavailable, "name the primary"),
+        ("Connection refused", StoreUnavailable, "is the server up"),
+        ('FATAL:  no pg_hba.conf entry for host "h"', StoreForbidden, "pg_hba.conf lets in"),
+        ('FATAL:  database "d" does not exist', StoreUnusable, "createdb"),
+    ],
+)
+def test_what_is_refused_before_a_session_exists_has_its_remedy(
+    text: str, kind: type[Exception], remedy: str
+) -> None:
+    error = psycopg.OperationalError(f"connection to server at h failed: {text}")
+    found = postgresql_errors.translated(error, "PostgreSQL (host=h)", 5.0)
+
+    assert kind is type(found)
+    assert remedy in str(found)
 
 
 def test_a_session_that_was_idle_too_long_had_no_commit_under_way() -> None:
