@@ -339,8 +339,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"store": str, "other_schemas": list[str]},
         ),
         "store.unavailable": Event(
-            "The store did not answer, or did not take this node's row; nothing was written, and"
-            " workers go on.",
+            "The store did not answer, took a right from this daemon, or did not take this node's"
+            " row; nothing was written, and workers go on.",
             "warning",
             fields={"error": str},
             same_by=(),

@@ -3,6 +3,7 @@
 import random
 
 from dispatcher.backoff import Backoff
+from dispatcher.errors import StoreForbidden
 from dispatcher.times import Instant
 
 #: Seconds until the store is tried again: first, and at most; doubling.
@@ -23,6 +24,8 @@ class Outage:
         """When to try again; None while the store answers."""
         self._backoff = Backoff(*retry)
         self._since = Instant(0.0)
+        self._is_denied = False
+        """Whether the last failure was a missing right: only a person ends that."""
 
     def silent_for(self, at: Instant) -> float | None:
         """Return the seconds since the store last answered, None while it does."""
@@ -33,8 +36,9 @@ class Outage:
         """When the outage began, None while the store answers."""
         return None if self.retry_at is None else self._since
 
-    def record_failure(self, *, at: Instant) -> bool:
-        """Plan the next try; return whether an outage has begun."""
+    def record_failure(self, error: Exception, *, at: Instant) -> bool:
+        """Plan the next try; return whether an outage has begun, or shows to be a missing right."""
+        was_denied, self._is_denied = self._is_denied, isinstance(error, StoreForbidden)
         is_new = self.retry_at is None
         if is_new:
             self._since = at
@@ -43,10 +47,10 @@ class Outage:
         if self._rng is not None:
             delay = self._rng.uniform(delay / 2, delay)
         self.retry_at = Instant(at + delay)
-        return is_new
+        return is_new or (self._is_denied and not was_denied)
 
     def record_success(self, *, at: Instant) -> float | None:
         """End the outage, if there is one; return its length in seconds."""
         silent_for = self.silent_for(at)
-        self.retry_at = None
+        self.retry_at, self._is_denied = None, False
         return silent_for

@@ -5,7 +5,7 @@ from functools import partial
 
 import structlog
 
-from dispatcher.errors import CommitUnknown, ConfigError, StoreUnavailable
+from dispatcher.errors import CommitUnknown, ConfigError, StoreForbidden, StoreUnavailable
 from dispatcher.history import History
 from dispatcher.model import Node
 from dispatcher.store.api import SupervisorStore
@@ -22,6 +22,10 @@ LOOK_INTERVAL = 0.5
 #: Seconds between two looks after which the row is watched anew: an outage of the store silences
 #: every daemon.
 LONGEST_PAUSE = 5.0
+
+
+#: The errors of a store that a daemon leaves without a word.
+_UNREACHED = (StoreUnavailable, StoreForbidden, CommitUnknown)
 
 
 class Registry:
@@ -67,7 +71,7 @@ class Registry:
         """Give the row up, where that succeeds: the next daemon of this node takes it at once."""
         settings = self._memory.settings
         if settings.session is not None:
-            with suppress(StoreUnavailable, CommitUnknown), self._store.transaction():
+            with suppress(*_UNREACHED), self._store.transaction():
                 self._store.leave_node(settings.node_id, settings.session.uid)
 
     def register(self, turn: Turn) -> None:

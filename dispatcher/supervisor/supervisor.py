@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
-from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.errors import CommitUnknown, StoreForbidden, StoreRefused, StoreUnavailable
 from dispatcher.executor_api import Event, ExecutorApi
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
@@ -92,6 +92,7 @@ class Supervisor:
         self._rest = Rest(store, executor, memory)
         self._inbox: list[Event] = []
         self._outage = Outage(rng=rng)
+        self._has_worked = False  # then rights that are missing are an outage
         self._rested_at = LONG_AGO
         """When the last tick was left out."""
 
@@ -147,19 +148,23 @@ class Supervisor:
 
     def _work(self, unanswered: list[Request], at: Instant, *, rests: bool) -> None:
         """Do what is due, and the deferrable work, or plan another try."""
+        works = self._registry.has_row
         try:
-            if not self._registry.has_row:
+            if not works:
                 self._register(unanswered, at)
             else:
                 self._perform(unanswered, self._resting() if rests else self._duties(), at)
-        except (StoreUnavailable, StoreRefused, CommitUnknown, FailedOver) as error:
+        except (StoreUnavailable, StoreForbidden, StoreRefused, CommitUnknown, FailedOver) as error:
+            if isinstance(error, StoreForbidden) and not self._has_worked:
+                raise
             self._workers.request_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown | FailedOver):
                 self._inbox.clear()
                 self._failover.reconcile(error)
-            if self._outage.record_failure(at=at):
+            if self._outage.record_failure(error, at=at):
                 log.warning("store.unavailable", error=str(error))
         else:
+            self._has_worked |= works
             if (silent_for := self._outage.record_success(at=at)) is not None:
                 log.info("store.recovered", silent_for_s=silent_for)
             for chore in self._chores:

@@ -10,7 +10,8 @@ import pytest
 from dispatcher.errors import AlreadyHeld
 from dispatcher.store import migrations
 from dispatcher.store.open import open_store
-from tests.e2e.world import World
+from tests.e2e.world import Daemon, World
+from tests.eventually import eventually
 from tests.postgres import Postgres
 
 SCHEMA = "daemons"
@@ -62,6 +63,41 @@ def test_a_daemon_waits_for_a_server_that_hangs(shared: World, postgres: Postgre
         daemon.expect("store.recovered")
 
         shared.cli("submit", "--wait", "--", "true")
+
+
+def refused(daemon: Daemon) -> None:
+    errors = [line["error"] for line in daemon.events("store.unavailable")]
+    assert errors
+    assert "is not permitted to log in" in errors[-1]
+
+
+@pytest.fixture
+def role(postgres: Postgres) -> Iterator[str]:
+    """A role that may log in and make a schema."""
+    postgres.sql("CREATE ROLE host7 LOGIN; GRANT CREATE ON DATABASE postgres TO host7")
+    yield "host7"
+    postgres.sql("DROP OWNED BY host7 CASCADE; DROP ROLE host7")
+
+
+def test_a_daemon_waits_for_a_right_that_is_taken_away_and_starts_without_none(
+    world: World, postgres: Postgres, role: str
+) -> None:
+    world.configure(store={"url": postgres.url(user=role), "schema": SCHEMA})
+    with world.daemon() as daemon:
+        running = world.submit("sh", "-c", "until test -e go; do sleep 0.05; done")
+        postgres.sql(f"ALTER ROLE {role} NOLOGIN")
+        postgres.sql(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+        )
+        eventually(lambda: refused(daemon))
+        (world.directory / "go").touch()
+        postgres.sql(f"ALTER ROLE {role} LOGIN")
+        daemon.expect("store.recovered")
+
+        assert 0 == world.cli("wait", running).exit_code
+    assert 1 == len(world.show(running)["runs"])
+    postgres.sql(f"ALTER ROLE {role} NOLOGIN")
+    assert "is not permitted to log in" in world.cli("run", exits=78).stderr
 
 
 def test_r90_each_task_of_two_daemons_runs_once(

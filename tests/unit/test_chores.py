@@ -8,7 +8,13 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from dispatcher.errors import CommitUnknown, DispatcherError, StoreRefused, StoreUnavailable
+from dispatcher.errors import (
+    CommitUnknown,
+    DispatcherError,
+    StoreForbidden,
+    StoreRefused,
+    StoreUnavailable,
+)
 from dispatcher.model import Liveness, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.submits import CONTINUE_AFTER
@@ -81,7 +87,13 @@ def test_r69_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
 
 @pytest.mark.parametrize("work", ["continue_silent", "prune"])
 @pytest.mark.parametrize(
-    "error", [StoreUnavailable("disk full"), CommitUnknown("no answer"), StoreRefused("CHECK")]
+    "error",
+    [
+        StoreUnavailable("disk full"),
+        StoreForbidden("denied"),
+        CommitUnknown("no answer"),
+        StoreRefused("CHECK"),
+    ],
 )
 def test_work_that_the_store_refuses_is_tried_less_and_less_and_is_reported(
     work: str, error: DispatcherError

@@ -2,17 +2,21 @@
 
 import random
 
+from dispatcher.errors import StoreForbidden, StoreUnavailable
 from dispatcher.supervisor.outage import STORE_RETRY, Outage
 from dispatcher.times import Instant
 
 FIRST, MOST = STORE_RETRY
+
+SILENT = StoreUnavailable("silent")
+DENIED = StoreForbidden("denied")
 
 
 def delays(outage: Outage, many: int) -> list[float]:
     """Return the delays after so many failures one after the other."""
     found, at = [], Instant(100.0)
     for _ in range(many):
-        outage.record_failure(at=at)
+        outage.record_failure(SILENT, at=at)
         assert outage.retry_at is not None
         found.append(outage.retry_at - at)
         at = outage.retry_at
@@ -32,3 +36,12 @@ def test_the_daemons_of_a_lost_server_do_not_try_again_together() -> None:
         assert len(set(nth)) == len(nth)
         longest = min(MOST, FIRST * 2**number)
         assert all(longest / 2 <= delay <= longest for delay in nth)
+
+
+def test_an_outage_is_reported_again_once_it_shows_to_be_a_missing_right() -> None:
+    outage, at = Outage(), Instant(100.0)
+    reported = [outage.record_failure(one, at=at) for one in (SILENT, SILENT, DENIED, DENIED)]
+    outage.record_success(at=at)
+    reported += [outage.record_failure(one, at=at) for one in (DENIED, DENIED, SILENT)]
+
+    assert [True, False, True, False, True, False, False] == reported
