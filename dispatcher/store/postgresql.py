@@ -5,6 +5,7 @@ After a lost session the next transaction opens a fresh one.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -109,7 +110,8 @@ class PostgresqlEngine:
             self._prove()
 
     def _end_given_up(self) -> None:
-        if self._given_up:
+        if self._given_up and not self._disabled:
+            self._usable()
             self._exchanges.add(sql.END_GIVEN_UP, [self._given_up])
             self._exchanges.send()
             self._given_up = 0
@@ -247,6 +249,8 @@ class PostgresqlEngine:
     def close(self) -> None:
         self._closed, self._is_open = True, False
         self._check_fork()
+        with suppress(psycopg.Error, DispatcherError):
+            self._end_given_up()
         self._drop()
 
     def _refuse_misuse(self) -> None:

@@ -264,6 +264,21 @@ def test_a_commit_that_no_synchronous_standby_confirms_is_unknown_but_renewals_g
         eventually(probe)
 
 
+def test_a_store_that_is_closed_after_an_unknown_commit_leaves_no_session_behind(
+    deserted: Postgres, tmp_path: Path
+) -> None:
+    with opened(deserted.url(), tmp_path, patience=0.02) as store:
+        store.new()
+        desert(deserted)
+        unknown_commit(store)
+        assert deserted.sql(WAITS_FOR_STANDBY)
+
+    def probe() -> None:
+        assert [] == deserted.sql(WAITS_FOR_STANDBY)
+
+    eventually(probe)
+
+
 def test_a_commit_whose_wait_for_a_standby_is_ended_is_unknown_although_it_reports_success(
     deserted: Postgres, tmp_path: Path
 ) -> None:
