@@ -54,6 +54,7 @@ def server(config: Config) -> Iterator[Finding]:
     except DispatcherError:
         return  # reported with the store
     yield ok("server", f"PostgreSQL {facts.version}, encoding UTF8")
+    yield check_schemas(facts)
     yield check_role(facts, at.schema)
     yield check_clock(facts, wall_clock())
     yield check_encryption(facts, str(at.parameters.get("sslmode") or "prefer"))
@@ -73,6 +74,13 @@ def _store(config: Config) -> Finding:
     except DispatcherError as error:
         return from_error("store", error)
     return ok("store", f"{config.store_url}, schema {config.store_schema}, {store.identity}")
+
+
+def check_schemas(facts: ServerFacts) -> Finding:
+    """Name the other stores: tasks may wait in one that was made under a mistaken name."""
+    if not facts.others:
+        return ok("schemas", "no other schema of this database holds a store")
+    return ok("schemas", f"this database holds other stores, in: {', '.join(facts.others)}")
 
 
 def check_role(facts: ServerFacts, schema: str) -> Finding:

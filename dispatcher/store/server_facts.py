@@ -9,6 +9,7 @@ from msgspec import Struct
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.server import DatabaseServer
+from dispatcher.store.shared import stores
 from dispatcher.times import StoreTime
 
 #: Settings that change what the store promises, or how it keeps up.
@@ -109,6 +110,8 @@ class Holder(Struct, frozen=True, kw_only=True):
 class ServerFacts(Struct, frozen=True, kw_only=True):
     version: str
     role: str
+    others: tuple[str, ...]
+    """Other schemas of the database that hold stores, as far as this role may see them."""
     owner: str | None
     """Of the schema; None if that does not exist."""
     is_owner: bool
@@ -149,6 +152,7 @@ def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
     return ServerFacts(
         version=version,
         role=role,
+        others=tuple(one for one in stores(engine) if one != schema),
         owner=owner,
         is_owner=is_owner,
         denied=tuple(text for (text,) in denied),

@@ -18,6 +18,7 @@ from tests.postgres import Postgres
 HEALTHY = ServerFacts(
     version="17.2",
     role="host7",
+    others=(),
     owner="admin",
     is_owner=False,
     denied=(),
@@ -51,7 +52,7 @@ def test_a_healthy_server_has_no_fault_but_the_settings_of_tests(shared: Command
     shared("submit", "--", "true")
     findings = list(doctor.server(load(str(shared.config_file))))
 
-    checks = ["store", "server", "role", "clock", "encryption"]
+    checks = ["store", "server", "schemas", "role", "clock", "encryption"]
     checks += ["server settings"] * 3 + ["connections", "notifications", "dead rows"]
     assert checks == [one.check for one in findings]
     settings = [one.text.partition(":")[0] for one in findings if one.check == "server settings"]
@@ -81,6 +82,18 @@ def test_a_function_that_a_role_may_not_execute_is_named(
 
     assert "without the server's timeline" in str(findings["store"].remedy)
     assert "execute pg_current_wal_lsn()" in findings["role"].text
+
+
+def test_other_stores_of_the_database_are_listed(shared: Command, postgres: Postgres) -> None:
+    shared("migrate")
+    assert "no other schema" in found(shared)["schemas"].text
+    shared.configure(f'[store]\nurl = "{postgres.url()}"\nschema = "mistyped"')
+    (shared.state_dir / "store-id").unlink()
+    shared("migrate")
+    listed = found(shared)["schemas"].text
+    postgres.sql("DROP SCHEMA mistyped CASCADE")
+
+    assert "holds other stores, in: examined" in listed
 
 
 def test_a_server_that_is_not_there_is_reported_once(command: Command) -> None:
