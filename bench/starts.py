@@ -1,10 +1,10 @@
-"""The executor's CPU for one start, with few and with many live runs. No daemon, no store.
+"""What starts and endings cost with few and with many live runs. No daemon, no store.
 
     python bench/starts.py [--live 500 5000] [--starts 300] [--dir /var/tmp]
 
-Its runs are sleepers, 32 starts a message. The CPU is the executor's own and what its children use
-until they are the program, of which the kernel needs most to copy its table of descriptors and to
-close them: two of each live run.
+Its runs are sleepers, 32 starts or endings a message. The CPU is that of the executor's threads. A
+start's seconds are those until it is reported, an ending's those until nothing of the run is left;
+both include the processes' own CPU. At the end all runs are ended, as by `cancel` of all.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: Starts sent together: as many as the executor handles in a tick.
@@ -41,6 +43,7 @@ class Executor:
         self._lines = self._socket.makefile("rb")
         self._epoch = int(self._next("hello")["epoch"])
         self._next("hello_end")
+        self._live: list[str] = []
 
     def start(self, count: int) -> None:
         """Start so many sleepers, and wait until each is reported."""
@@ -50,10 +53,19 @@ class Executor:
             for _ in range(many):
                 self._next("started")
 
+    def end_all(self) -> None:
+        """End all sleepers, and wait until each is gone."""
+        for begin in range(0, len(self._live), TOGETHER):
+            uids = self._live[begin : begin + TOGETHER]
+            ends = [{"type": "end", "uid": uid, "reason": "cancel"} for uid in uids]
+            self._socket.sendall(b"".join(json.dumps(end).encode() + b"\n" for end in ends))
+        for _ in self._live:
+            self._next("exited")
+
     def cpu(self) -> float:
-        """Return the seconds of CPU that it has used."""
-        nanoseconds = Path(f"/proc/{self.process.pid}/schedstat").read_text("ascii").split()[0]
-        return int(nanoseconds) / 1e9
+        """Return the seconds of CPU that its threads have used."""
+        threads = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((one / "schedstat").read_text("ascii").split()[0]) for one in threads) / 1e9
 
     def close(self) -> None:
         """End it, and with it all its runs."""
@@ -63,6 +75,7 @@ class Executor:
 
     def _line(self) -> bytes:
         uid = uuid.uuid4().hex
+        self._live.append(uid)
         start = {
             "type": "start",
             "uid": uid,
@@ -80,6 +93,19 @@ class Executor:
         return dict(message)
 
 
+@contextmanager
+def measured(executor: Executor, what: str, many: int) -> Iterator[None]:
+    """Print what each of so many things cost."""
+    cpu, begin = executor.cpu(), time.perf_counter()
+    yield
+    seconds = time.perf_counter() - begin
+    each, wall = ((one / many * 1e6) for one in (executor.cpu() - cpu, seconds))
+    print(
+        f"{what}: {each:.0f} us of the executor's CPU, {wall:.0f} us; all {seconds:.1f} s",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Print the CPU for each start at each number of live runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -93,11 +119,11 @@ def main() -> None:
             live = 0
             for wanted in args.live:
                 executor.start(wanted - live)
-                before = executor.cpu()
-                executor.start(args.starts)
-                each = (executor.cpu() - before) / args.starts * 1e6
-                print(f"{wanted} live: {each:.0f} us of the executor's CPU a start", flush=True)
+                with measured(executor, f"{wanted} live: a start", args.starts):
+                    executor.start(args.starts)
                 live = wanted + args.starts
+            with measured(executor, f"{live} live: an ending", live):
+                executor.end_all()
         finally:
             executor.close()
 

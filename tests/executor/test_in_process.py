@@ -20,6 +20,7 @@ from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.outside import Outside
 from dispatcher.executor.records import Header
 from dispatcher.executor.reports import Reporter
+from dispatcher.executor.starting import spawn
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
 from tests.crash.family import Family
@@ -75,8 +76,13 @@ class Here:
             part.close()
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Here]:
+@pytest.fixture(params=["few runs", "many runs"])
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Here]:
+    """An executor that spawns with its own table of descriptors, or with a small one."""
+    if request.param == "many runs":
+        monkeypatch.setattr(spawn, "MANY_RUNS", 0)
     here = Here(tmp_path)
     yield here
     here.close()
@@ -112,6 +118,17 @@ def test_an_unrelated_child_is_not_ended_with_any_run(here: Here) -> None:
     assert unrelated.poll() is None
     unrelated.kill()
     unrelated.wait()
+
+
+def test_what_a_leader_leaves_is_found_and_ended(here: Here) -> None:
+    """It is handed to the main thread, whichever has spawned the leader."""
+    here.start("sh", "-c", "setsid sleep 1000 & sleep 0.1; exit 3", uid="run")
+
+    while not here.exits():
+        here.executor.step(timeout=0.1)
+
+    (exited,) = (m for m in here.server.sent if isinstance(m, wire.Exited))
+    assert (3, ("sleep",)) == (exited.exit.exit_code, exited.exit.leftovers)
 
 
 def test_start_ticks_are_the_kernels(here: Here) -> None:

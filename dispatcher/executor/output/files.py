@@ -113,6 +113,11 @@ class OutputFiles:
         self._files[path] = OutputFile(path, own)
         return descriptor
 
+    @property
+    def live(self) -> int:
+        """How many runs that were started here are not gone."""
+        return len(self._files)
+
     def file(self, path: str) -> OutputFile:
         """Return the output of a run that was started here. Raises KeyError for any other."""
         return self._files[path]

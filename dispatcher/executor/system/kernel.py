@@ -49,7 +49,8 @@ class Kernel:
         self.pid = os.getpid()
         self.session = os.getsid(0)
         self._poll = select.epoll()
-        # Orphans are handed to the main thread; kept open because it is read at every exit.
+        # Orphans are handed to the main thread, also those below a leader that another thread has
+        # spawned and lists. Kept open because it is read at every exit.
         self._children = os.open(f"/proc/self/task/{self.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._leaders: set[bytes] = set()
         self._high_water = 0
