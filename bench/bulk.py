@@ -88,8 +88,8 @@ def write(where: Path, stop: Event, into: multiprocessing.Queue[list[float]]) ->
     store, taken = opened(where), []
     while not stop.wait(0.02):
         begin = time.perf_counter()
-        with store.transaction():
-            store.resume("no queue")
+        with store.transaction() as now:
+            store.resume("no queue", now=now)
         taken.append(time.perf_counter() - begin)
     into.put(taken)
 

@@ -199,7 +199,7 @@ class Client(NodeOperator):
 
     def resume(self, queue: str) -> bool:
         """Allow claims from a queue again; False: it was not paused."""
-        resume = commits.first_answer(lambda _: self.store.resume(queue))
+        resume = commits.first_answer(lambda now: self.store.resume(queue, now=now))
         return commits.change(self.store, resume, remedy="resume it again")
 
     def prunable(self, *, older_than_ms: int, states: Collection[TaskState] = FINISHED) -> int:

@@ -224,6 +224,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
     """When the task may be claimed again; None: at once, or not at all."""
     total_anew: bool = False
     """Whether its total time-out starts again, as after a `retry`."""
+    by_worker: bool = False
+    """Whether its worker declared it, and no operator decided otherwise."""
     attempts_used: int
     deferrals: int
     orphans: int

@@ -132,6 +132,7 @@ def settle(
         outcome=judged.outcome,
         run_reason=judged.reason,
         **account._asdict(),
+        by_worker=run.declared is not None and run.intent is None,
         exit_code=exit_code,
         signal=signum,
         output_tail=evidence.tail if evidence else None,

@@ -56,7 +56,8 @@ BEGIN
     FOREACH given IN ARRAY ARRAY[
         -- Everybody reads, but no locks.
         format('SELECT ON ALL TABLES IN SCHEMA %I TO %I', store, submit),
-        format('INSERT ON %I.tasks, %1$I.payloads, %1$I.environments TO %2$I', store, submit),
+        format('INSERT ON %I.tasks, %1$I.payloads, %1$I.environments, %1$I.events TO %2$I',
+            store, submit),
         -- To lock the row of an environment that a task is to have takes a right to update one of
         -- its columns; one that is in use can be neither deleted nor renumbered.
         format('DELETE, UPDATE (id) ON %I.environments TO %I', store, submit),
@@ -66,6 +67,7 @@ BEGIN
         format('UPDATE (%s), DELETE ON %I.runs TO %I', but_lock, store, operate),
         format('INSERT, DELETE ON %I.paused_queues TO %I', store, operate),
         format('UPDATE, DELETE ON %I.nodes TO %I', store, operate),
+        format('DELETE ON %I.events TO %I', store, operate),
 
         format('INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO %I', store, run),
         format('SELECT ON %I.runs TO %I', store, run),
@@ -73,6 +75,8 @@ BEGIN
     ] LOOP
         EXECUTE 'GRANT ' || given;
     END LOOP;
+    -- Nobody rewrites what happened.
+    EXECUTE format('REVOKE UPDATE ON %I.events FROM %I', store, run);
     EXECUTE format('REVOKE SELECT ON %I.runs FROM %I', store, submit);
     EXECUTE format('GRANT SELECT (%s) ON %I.runs TO %I', but_lock, store, submit);
 

@@ -21,6 +21,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "show": Verb("Show a task with all its runs."),
         "why": Verb("Explain why a task is where it is, and what happens next."),
         "logs": Verb("Print what a task's run wrote."),
+        "events": Verb("Print what happened, by whom and why."),
         "wait": Verb("Wait until tasks are done; fails unless all succeed."),
         "edit": Verb("Change tasks that do not run.", changes=True),
         "cancel": Verb("Cancel tasks; running ones are ended.", changes=True),

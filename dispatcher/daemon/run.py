@@ -19,6 +19,7 @@ from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.errors import cannot_use, cannot_write
+from dispatcher.events import node_actor
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import owner, sockets, user_change
 from dispatcher.host.locks import DAEMON_LOCK, lock_file
@@ -64,7 +65,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
         refuse_copy(node, config.state_dir)
         runtime = _hold_runtime_dir(config)
         stack.callback(runtime.release)
-        store = stack.enter_context(locked_store(config))
+        store = stack.enter_context(locked_store(config, node))
         signals = stack.enter_context(caught((*STOP_SIGNALS, signal.SIGHUP)))
         notifier = stack.enter_context(closing(Notifier(os.environ)))
         around = Surroundings(
@@ -94,7 +95,7 @@ def _show_changed_user() -> None:
 
 
 @contextmanager
-def locked_store(config: Config) -> Iterator[Store]:
+def locked_store(config: Config, node: str) -> Iterator[Store]:
     """Open the store, upgraded if need be, as the one daemon that works on its database."""
     with closing(lock_database(config.store_url, state_dir=config.state_dir)):
         store = open_store(
@@ -105,6 +106,7 @@ def locked_store(config: Config) -> Iterator[Store]:
             upgrade=True,
             made=_report_made,
         )
+        store.act_as(node_actor(node))
         with closing(store):
             yield store
 

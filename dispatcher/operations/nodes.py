@@ -21,14 +21,16 @@ class NodeOperator(Reader):
     def drain_node(self, name: str, reason: str = "drained by an operator") -> NodeView:
         """Let a node take no more work, whose runs go on; return what it was."""
         view = _found(self.nodes(), name)
-        drain = commits.first_answer(lambda _: self.store.drain_node(view.node.id, reason))
+        drain = commits.first_answer(
+            lambda now: self.store.drain_node(view.node.id, reason, now=now)
+        )
         commits.change(self.store, drain, remedy="drain it again")
         return view
 
     def resume_node(self, name: str) -> bool:
         """Let a node take work again; False: it was not draining."""
         node_id = _found(self.nodes(), name).node.id
-        resume = commits.first_answer(lambda _: self.store.resume_node(node_id))
+        resume = commits.first_answer(lambda now: self.store.resume_node(node_id, now=now))
         return commits.change(self.store, resume, remedy="resume it again")
 
     def forget_node(self, name: str) -> NodeView:

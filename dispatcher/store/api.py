@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.environment import Environment
+from dispatcher.events import Ledger, StoreEvent
 from dispatcher.execution import (
     NO_ROWS,
     BegunEnding,
@@ -97,6 +98,12 @@ class Transactions(Protocol):
     @property
     def announces(self) -> bool:
         """Whether this transaction has written what gives daemons work."""
+
+    def act_as(self, who: str) -> None:
+        """Name who changes the store, for events (`events.Actor`).
+
+        Otherwise it is the user of this process, and who called sudo.
+        """
 
     def watch_clock(self) -> Setting:
         """Return the last setting of the host's clock; record it if it is new.
@@ -221,6 +228,20 @@ class ReaderStore(Transactions, Protocol):
     def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
         """Return the number of tasks in these states that finished before a time."""
 
+    def last_events(self, ledger: Ledger, *, before: int, limit: int) -> list[StoreEvent]:
+        """Return at most `limit` events of a ledger with ids below `before`, the newest first."""
+
+    def new_events(
+        self, ledger: Ledger, *, after: int, gaps: Sequence[range] = (), limit: int
+    ) -> list[StoreEvent]:
+        """Return the events in ranges of ids, then at most `limit` with ids above `after`, by id.
+
+        A shared store gives ids before the commit: one that is missing may still come.
+        """
+
+    def task_events(self, task_id: int) -> list[StoreEvent]:
+        """Return what happened to a task, the oldest first, with its claims."""
+
     def coming(self) -> int:
         """Return how many tasks of accepted bulk submits are not tasks yet."""
 
@@ -317,7 +338,7 @@ class WorkerStore(Transactions, Protocol):
 
 
 class OperatorStore(ReaderStore, Protocol):
-    """For operators, and for local claims.
+    """For operators, and for local claims. What they change is an event, with who changed it.
 
     An operator's verb on a running task is kept as its intent: the settle moves the task there,
     whatever the run's outcome. A later intent replaces an earlier one. The four verbs return the
@@ -366,13 +387,13 @@ class OperatorStore(ReaderStore, Protocol):
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         """Stop all claims from a queue; False if it was paused already."""
 
-    def resume(self, queue: str) -> bool:
+    def resume(self, queue: str, *, now: StoreTime) -> bool:
         """Allow claims from a queue again; False if it was not paused."""
 
-    def drain_node(self, node_id: str, reason: str) -> bool:
+    def drain_node(self, node_id: str, reason: str, *, now: StoreTime) -> bool:
         """Let a node claim nothing more, for a new reason too; False if it has no row."""
 
-    def resume_node(self, node_id: str) -> bool:
+    def resume_node(self, node_id: str, *, now: StoreTime) -> bool:
         """Allow a node to claim again; False if it was not draining."""
 
     def forget_node(self, node_id: str, *, now: StoreTime) -> bool:
@@ -395,6 +416,12 @@ class OperatorStore(ReaderStore, Protocol):
         """Delete at most `limit` rows of the given tasks that match and have finished.
 
         Their order is kept; otherwise as `prune`.
+        """
+
+    def prune_events(self, *, before: StoreTime, limit: int) -> int:
+        """Delete at most `limit` events of no task from before a time; return how many.
+
+        Those of a task are deleted with it.
         """
 
     def claim_local(

@@ -45,6 +45,7 @@ def claimable(
     statement: str,
     values: Values,
     *,
+    who: str,
     now: StoreTime,
 ) -> list[Ready] | None:
     """Return ready tasks by a statement; hold those with a damaged row first, so they hide none.
@@ -59,7 +60,7 @@ def claimable(
         ][:left]
         if not damaged:
             return [ready for ready, _ in found]
-        moves.make(engine, moves.HOLD, damaged, now=now)
+        moves.make(engine, moves.HOLD, damaged, who=who, now=now)
         left -= len(damaged)
     return None
 
@@ -155,7 +156,7 @@ def _opened(
     repeated = [{"task_id": ready.task_id} for ready, _ in planned if ready.fence]
     outcomes, outputs = _earlier_runs(engine, repeated, owner)
     runs = [values for _, values in planned]
-    moves.make_later(engine, moves.CLAIM, runs, now=now)
+    moves.make_later(engine, moves.CLAIM, runs, who=owner, now=now)
     values = {"owner": owner, "now": now, "given": rows_of(runs)}
     ids = {uid: run_id for run_id, uid in engine.rows(sql.OPEN, values)}
     return Claims(

@@ -9,7 +9,7 @@ from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrations as steps
 from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.migrations import MIGRATIONS
-from dispatcher.store.schema import SCHEMA
+from dispatcher.store.tables import SCHEMA
 
 #: The store's identity, and those of its predecessors.
 LINEAGE = "SELECT value FROM meta WHERE key IN ('store_id', 'predecessors')"

@@ -1,6 +1,6 @@
 """How the schema came to be: numbered steps, which upgrade an older database.
 
-A new database gets `schema.SCHEMA` at once. Steps up to `ON_SERVERS` are for SQLite alone; later
+A new database gets `tables.SCHEMA` at once. Steps up to `ON_SERVERS` are for SQLite alone; later
 ones are for servers too.
 """
 
@@ -555,6 +555,25 @@ CREATE TABLE limits (
 );
 """
 
+# What happened, and by whom: moves of tasks, and operators' actions. `who` of a bulk submit: who
+# began it.
+_EVENTS = """
+CREATE TABLE events (
+    id {row_id},
+    at BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    task_id BIGINT REFERENCES tasks (id) ON DELETE CASCADE,
+    fence BIGINT,
+    subject TEXT,
+    before TEXT,
+    after TEXT,
+    who TEXT NOT NULL,
+    reason TEXT
+);
+CREATE INDEX events_task ON events (task_id);
+ALTER TABLE bulk_submits ADD COLUMN who TEXT;
+"""
+
 
 #: One step for each version of the schema. Append; never edit a released one.
 MIGRATIONS: tuple[str, ...] = (
@@ -571,6 +590,7 @@ MIGRATIONS: tuple[str, ...] = (
     _RETRIED,
     ";".join(_leases()),
     _NODES,
+    _EVENTS,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.
@@ -580,7 +600,7 @@ ON_SERVERS: Final = 13
 #: during an upgrade. Such a step adds tables, or columns that they need not know; it changes
 #: nothing that they read or write, and holds no lock for long: no index on a table that may be
 #: large.
-KEEPING: frozenset[int] = frozenset()
+KEEPING: frozenset[int] = frozenset({14})
 
 
 def usable_since(version: int) -> int:

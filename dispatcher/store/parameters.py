@@ -157,6 +157,7 @@ def moving_on(settlement: Settlement) -> Values:
         "deferrals": settlement.deferrals,
         "orphans": settlement.orphans,
         "total_anew": settlement.total_anew,
+        "by_worker": settlement.by_worker,
     }
 
 

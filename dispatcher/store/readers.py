@@ -1,10 +1,12 @@
 """The store for readers."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from dispatcher.calendar import Calendar
 from dispatcher.environment import Environment
+from dispatcher.events import Ledger, StoreEvent, in_order, is_doubled
 from dispatcher.execution import OpenRun
 from dispatcher.model import (
     FINISHED,
@@ -24,6 +26,7 @@ from dispatcher.store.engine import NONE, Row, Values
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
     environment_from,
+    event_from,
     node_from,
     open_run_from,
     requiring_from,
@@ -32,6 +35,7 @@ from dispatcher.store.rows import (
     task_from,
     time_from,
 )
+from dispatcher.store.statements import events as events_sql
 from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import readers as sql
 from dispatcher.store.statements.given import rows_of
@@ -173,6 +177,26 @@ class SqlReader(SqlTransactions):
             self.engine.rows(sql.PRUNABLE, {"state": state.value, "before": before})[0][0]
             for state in states
         )
+
+    def last_events(self, ledger: Ledger, *, before: int, limit: int) -> list[StoreEvent]:
+        return self._events(events_sql.LAST[ledger], {"before": before, "limit": limit})
+
+    def new_events(
+        self, ledger: Ledger, *, after: int, gaps: Sequence[range] = (), limit: int
+    ) -> list[StoreEvent]:
+        found = []
+        if gaps:
+            rows = [{"low_id": one.start, "high_id": one.stop - 1} for one in gaps]
+            found = self._events(events_sql.AMONG[ledger], {"given": rows_of(rows)})
+            found.sort(key=attrgetter("id"))
+        return found + self._events(events_sql.NEW[ledger], {"after": after, "limit": limit})
+
+    def task_events(self, task_id: int) -> list[StoreEvent]:
+        found = (self._events(events_sql.OF_TASK[one], {"task_id": task_id}) for one in Ledger)
+        return in_order(one for each in found for one in each if not is_doubled(one))
+
+    def _events(self, statement: str, values: Values) -> list[StoreEvent]:
+        return [event_from(row) for row in self.engine.rows(statement, values)]
 
     def coming(self) -> int:
         return bulk_parts.coming(self.engine)

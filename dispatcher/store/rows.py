@@ -15,6 +15,7 @@ from msgspec.structs import asdict, replace
 
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.environment import Environment
+from dispatcher.events import StoreEvent
 from dispatcher.execution import (
     BUILT_IN,
     NO_LIMITS,
@@ -49,7 +50,7 @@ def names(kind: Any) -> tuple[str, ...]:
     return tuple(name for some in own for name in some)
 
 
-def columns(kind: Any, **expressions: str) -> str:
+def columns(kind: Any, /, **expressions: str) -> str:
     """Return the list that a SELECT reads a value from: by default a column named as the field."""
     return ", ".join(expressions.get(name, name) for name in names(kind))
 
@@ -178,6 +179,10 @@ def environment_from(text: object) -> Environment | None:
 
 def node_from(row: Row) -> Node:
     return _value_and_damage(Node, row)[0]
+
+
+def event_from(row: Row) -> StoreEvent:
+    return _value_and_damage(StoreEvent, row)[0]
 
 
 def requiring_from(row: Row) -> Requiring:

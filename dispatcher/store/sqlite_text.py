@@ -12,8 +12,8 @@ _LOCK: Final = re.compile(
     r"FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)(?: OF \w+)?(?: SKIP LOCKED)?"
 )
 
-#: The batch of an UPDATE or INSERT, which reads nothing else, and names its columns in full.
-_ONLY_SOURCE: Final = re.compile(rf"(?<=\n)FROM {_BATCH.pattern}")
+#: The batch of an UPDATE or INSERT, its only or its last source, and its columns named in full.
+_SOURCE: Final = re.compile(rf"(?:(?<=\n)FROM |, (?=json_to)){_BATCH.pattern}")
 _WRITES: Final = ("UPDATE", "INSERT")
 
 
@@ -47,10 +47,10 @@ def _from_json(found: re.Match[str]) -> str:
 @cache
 def _of_one_row(statement: str) -> tuple[str, dict[str, None]]:
     """Return the statement with a parameter for each column, all NULL; none if that cannot be."""
-    found = _ONLY_SOURCE.search(statement)
+    found = _SOURCE.search(statement)
     if found is None or not statement.lstrip().startswith(_WRITES):
         return statement, {}
-    text = _ONLY_SOURCE.sub("", statement)
+    text = _SOURCE.sub("", statement)
     return re.sub(r"\bgiven\.", ":", text), dict.fromkeys(_names(found[3]))
 
 

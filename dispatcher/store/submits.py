@@ -7,10 +7,12 @@ import msgspec
 
 from dispatcher.complaints import UNREADABLE
 from dispatcher.environment import Environment
+from dispatcher.events import UNKNOWN
 from dispatcher.model import Submitted
 from dispatcher.new_task import NewTask
 from dispatcher.store.bulk_parts import encoded, encoded_part, left, shortened
 from dispatcher.store.parameters import command_text, new_task_parameters
+from dispatcher.store.statements import events as events_sql
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import submitters as sql
 from dispatcher.store.statements.given import rows_of
@@ -42,6 +44,9 @@ class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
+        return self._submit(tasks, self._who, now)
+
+    def _submit(self, tasks: Sequence[NewTask], who: str, now: StoreTime) -> list[Submitted]:
         self._lock_keys(tasks)
         ids = self._environment_ids(
             dict.fromkeys(one for task in tasks if (one := task.environment))
@@ -49,7 +54,7 @@ class SqlSubmitter(SqlTransactions):
         submitted: dict[int, Submitted] = {}
         left = list(enumerate(tasks))
         while left:
-            submitted |= self._create(left, ids, now)
+            submitted |= self._create(left, ids, who, now)
             left = [one for one in left if one[0] not in submitted]
             # A task whose key was in use may have been deleted since.
             submitted |= self._existing(left)
@@ -66,7 +71,11 @@ class SqlSubmitter(SqlTransactions):
             self.engine.rows(locks_sql.KEYS, {"given": rows_of(keys)})
 
     def _create(
-        self, tasks: Sequence[tuple[int, NewTask]], ids: Mapping[Environment, int], now: StoreTime
+        self,
+        tasks: Sequence[tuple[int, NewTask]],
+        ids: Mapping[Environment, int],
+        who: str,
+        now: StoreTime,
     ) -> dict[int, Submitted]:
         """Create those tasks, given with their places, whose keys are free."""
         rows = [new_task_parameters(task, now, self._delay_ms(task, now)) for _, task in tasks]
@@ -88,9 +97,16 @@ class SqlSubmitter(SqlTransactions):
         ]
         if payloads:
             self.engine.change(sql.SUBMIT_PAYLOADS, {"given": rows_of(payloads)})
-        for (place, _), row in zip(tasks, rows, strict=True):
-            if created[place]:
-                self._announce_task(row["state"], row["run_at"])
+        new = [
+            {"task_id": created[place], "state": row["state"], "run_at": row["run_at"]}
+            for (place, _), row in zip(tasks, rows, strict=True)
+            if created[place]
+        ]
+        for row in new:
+            self._announce_task(row["state"], row.pop("run_at"))
+        if new:
+            values = {"given": rows_of(new), "who": who, "now": now}
+            self.engine.later(events_sql.SUBMITTED, values)
         return {
             place: Submitted(task_id, created=True) for place, task_id in created.items() if task_id
         }
@@ -137,7 +153,7 @@ class SqlSubmitter(SqlTransactions):
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
         if part == 0:
-            self.engine.change(sql.BEGIN_BULK, {"uid": uid, "now": now})
+            self.engine.change(sql.BEGIN_BULK, {"uid": uid, "who": self._who, "now": now})
         if not self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now}):
             return False
         text, environments = encoded_part(tasks)
@@ -187,7 +203,9 @@ class SqlSubmitter(SqlTransactions):
     def _admit(self, uid: str, now: StoreTime) -> bool:
         for part, tasks, damage in left(self.engine, uid):
             if damage is None:
-                made = self.submit(tasks, now=now)
+                # Of one that a dispatcher without events began, it is unknown.
+                ((who,),) = self.engine.rows(sql.SUBMITTER, {"uid": uid})
+                made = self._submit(tasks, who or UNKNOWN, now)
                 text = encoded([(one.task_id, one.created, one.differs) for one in made]).decode()
                 values = {"uid": uid, "part": part, "submitted": text}
                 self.engine.change(sql.ADMITTED, values)

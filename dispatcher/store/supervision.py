@@ -33,7 +33,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def move_due(self, *, limit: int, now: StoreTime) -> int:
         due = self.engine.rows(sql.DUE, {"limit": limit, "now": now})
-        moves.make(self.engine, moves.DUE, [{"id": task_id} for (task_id,) in due], now=now)
+        rows = [{"id": task_id} for (task_id,) in due]
+        moves.make(self.engine, moves.DUE, rows, who=self._who, now=now)
         self._announce(bool(due))
         return len(due)
 
@@ -44,7 +45,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         overdue = self.engine.rows(sql.OVERDUE, {"limit": limit, "now": now})
         given_up = [given_up_from(row, now) for row in overdue]
         rows = [{"id": one.task_id, "reason": one.reason} for one in given_up]
-        moves.make(self.engine, moves.GIVE_UP, rows, now=now)
+        moves.make(self.engine, moves.GIVE_UP, rows, who=self._who, now=now)
         return given_up
 
     def next_failure(self) -> StoreTime | None:
@@ -80,7 +81,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         values = {"queue": queue, "limit": limit, "node": node, "session": session}
         values["labels"] = labels_text(labels)
         statement = claims.ready(self.engine.dialect)
-        ready = claims.claimable(self.engine, statement, values, now=now)
+        ready = claims.claimable(self.engine, statement, values, who=self._who, now=now)
         made = claims.claim(
             self.engine,
             self._histories.claimable(ready or (), now),
@@ -134,7 +135,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
         # A task that moves is one whose run is open: only then it names the run.
-        moves.make_later(self.engine, moves.SETTLE, [*map(moving_on, settlements)], now=now)
+        rows = [*map(moving_on, settlements)]
+        moves.make_later(self.engine, moves.SETTLE, rows, who=self._who, now=now)
         closed = self.engine.change(sql.CLOSE, {"given": rows_of(map(closing, settlements))})
         if closed:
             for one in settlements:

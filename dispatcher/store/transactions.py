@@ -3,21 +3,28 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Final, Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.errors import CommitUnknown
+from dispatcher.events import EventKind
 from dispatcher.execution import NO_ROWS, Rows
 from dispatcher.history import History
+from dispatcher.host.actor import acting_user
 from dispatcher.model import TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.bell import NO_BELL, Bell
 from dispatcher.store.engine import Engine, Values, transaction
 from dispatcher.store.failover import HistoryWatch
+from dispatcher.store.statements import events as events_sql
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
+
+#: What an event of `SqlTransactions._record` may lack.
+_NO_FACTS: Final = dict.fromkeys(("task_id", "subject", "fence", "before", "after", "reason"), None)
 
 
 class StoreClock(Protocol):
@@ -123,6 +130,18 @@ class SqlTransactions:
 
     def accept_server_step(self) -> None:
         self._clock.accept_step()
+
+    def act_as(self, who: str) -> None:
+        self._who = who
+
+    @cached_property
+    def _who(self) -> str:
+        return acting_user()
+
+    def _record(self, kind: EventKind, *, now: StoreTime, **facts: object) -> None:
+        """Write an event of what a statement of this transaction has changed."""
+        values = {**_NO_FACTS, **facts, "kind": kind.value, "who": self._who, "now": now}
+        self.engine.later(events_sql.ADD, values)
 
     def _announce(self, changed: bool = True) -> bool:
         """Let the commit wake the daemons, if a statement `changed` anything; return that."""

@@ -40,7 +40,7 @@ class Files(Protocol):
 
 
 class Retention:
-    """Deletes tasks that finished before the retention, with their runs and output.
+    """Deletes tasks that finished before the retention, with their runs and output, and events.
 
     Files are removed after the commit. A file that outlives its row, as we died in between, is
     found by its age, and removed if the store does not know its run.
@@ -76,7 +76,8 @@ class Retention:
         if self._files is not None:
             turn.after(partial(self._files.expire, calendar.date(before)))
         pruned = self._store.prune(before=before, limit=PRUNE_BATCH)
-        more = self._remove_unknown_files(turn) or pruned.more
+        others = self._store.prune_events(before=before, limit=PRUNE_BATCH)
+        more = self._remove_unknown_files(turn) or pruned.more or others == PRUNE_BATCH
         interval = BATCH_INTERVAL if more else min(LOOK_INTERVAL, retention / 4)
         turn.after(partial(self._next_look.set, turn.at + interval))
         turn.after(partial(self._remember_pruned, pruned.tasks, pruned.output_paths, more=more))

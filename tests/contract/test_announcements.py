@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from dispatcher.errors import CommitUnknown, StoreUnavailable
+from dispatcher.events import Ledger
 from dispatcher.execution import Claim, Rows, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
 from dispatcher.store.api import Store
@@ -21,7 +22,7 @@ from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlem
 from tests.simulation import FakeBell
 
 #: Methods around a transaction instead of in one.
-AROUND = {"transaction", "snapshot", "identity", "history", "announces", "bell", "close"}
+AROUND = {"transaction", "snapshot", "identity", "history", "announces", "bell", "close", "act_as"}
 
 #: Methods that only read, with their arguments.
 READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -31,6 +32,9 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "matching": ((TaskFilter(),), {}),
     "matching_among": (([1], TaskFilter()), {}),
     "ids": ((), {}),
+    "last_events": ((Ledger.EVENTS,), {"before": 9, "limit": 1}),
+    "new_events": ((Ledger.RUNS,), {"after": 0, "gaps": [range(3)], "limit": 1}),
+    "task_events": ((1,), {}),
     "submitted_from": ((1,), {}),
     "environment": ((1,), {}),
     "environment_size": ((1,), {}),
@@ -217,7 +221,7 @@ def node(store: OneByOne) -> None:
 
 def drained(store: OneByOne) -> None:
     store.record_node(NODE_ROW)
-    store.drain_node(NODE, "why")
+    store.drain_node(NODE, "why", now=NOW)
 
 
 CASES = [
@@ -286,12 +290,12 @@ CASES = [
     Case(
         *("resume", "a paused queue", True),
         lambda s: s.pause("q", "why", now=NOW),
-        lambda s, _: s.resume("q"),
+        lambda s, _: s.resume("q", now=NOW),
     ),
-    Case("resume", "another queue", False, nothing, lambda s, _: s.resume("q")),
-    Case("drain_node", "a node", False, node, lambda s, _: s.drain_node(NODE, "why")),
-    Case("resume_node", "that drains", True, drained, lambda s, _: s.resume_node(NODE)),
-    Case("resume_node", "another", False, node, lambda s, _: s.resume_node(NODE)),
+    Case("resume", "another queue", False, nothing, lambda s, _: s.resume("q", now=NOW)),
+    Case("drain_node", "a node", False, node, lambda s, _: s.drain_node(NODE, "why", now=NOW)),
+    Case("resume_node", "that drains", True, drained, lambda s, _: s.resume_node(NODE, now=NOW)),
+    Case("resume_node", "another", False, node, lambda s, _: s.resume_node(NODE, now=NOW)),
     Case("forget_node", "a node", False, node, lambda s, _: s.forget_node(NODE, now=later(10**6))),
     Case("prune", "a task", False, finished, lambda s, _: s.prune(before=later(9), limit=9)),
     Case(
@@ -356,6 +360,7 @@ CASES = [
     Case("leave_node", "a node", False, nothing, lambda s, _: s.leave_node(NODE, "")),
     Case("record_reconciled", "a node", False, nothing, lambda s, _: s.record_reconciled(NODE)),
     Case("postpone_takeovers", "", False, nothing, lambda s, _: s.postpone_takeovers(now=NOW)),
+    Case("prune_events", "", False, nothing, lambda s, _: s.prune_events(before=NOW, limit=9)),
     Case("watch_clock", "", False, nothing, lambda s, _: s.watch_clock()),
 ]
 

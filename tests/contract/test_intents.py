@@ -245,5 +245,5 @@ def test_a_paused_queue_means_nobody(store: OneByOne, take: Any) -> None:
 
     assert take(store, task_id) is None
 
-    store.resume("ci")
+    store.resume("ci", now=NOW)
     assert take(store, task_id) is not None

@@ -159,7 +159,7 @@ def test_a_claim_that_waits_for_its_nodes_row_finds_it_as_it_is_then(
         if how == "taken":
             assert other.take_node(NEXT, was=before)
         else:
-            assert other.drain_node(NODE, "new kernel")
+            assert other.drain_node(NODE, "new kernel", now=NOW)
         claims = sessions.waiting(claim)
 
     assert [] == claims.result()
@@ -173,7 +173,7 @@ def test_a_drain_waits_for_the_claims_that_it_does_not_prevent(
 
     def drain() -> bool:
         with other.transaction():
-            return other.drain_node(NODE, "new kernel")
+            return other.drain_node(NODE, "new kernel", now=NOW)
 
     with one.transaction():
         claimed(one)

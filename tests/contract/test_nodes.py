@@ -105,21 +105,21 @@ def test_a_node_that_drains_claims_nothing_until_it_is_resumed(store: OneByOne) 
     task = store.new()
     store.record_node(replace(ROW, session=""))
 
-    assert store.drain_node(NODE, "new kernel")
-    assert not store.drain_node("unknown", "why")
+    assert store.drain_node(NODE, "new kernel", now=NOW)
+    assert not store.drain_node("unknown", "why", now=NOW)
 
     assert "new kernel" == store.node(NODE).draining
     assert [] == claims(store) == store.ready_queues(after="", limit=9, node=NODE)
     assert ["default"] == store.ready_queues(after="", limit=9, node=OTHER)
-    assert store.resume_node(NODE)
-    assert not store.resume_node(NODE)
+    assert store.resume_node(NODE, now=NOW)
+    assert not store.resume_node(NODE, now=NOW)
     assert [task] == claims(store)
 
 
 def test_a_daemon_that_writes_its_row_goes_on_draining(store: OneByOne) -> None:
     row = replace(ROW, session="")
     store.record_node(row)
-    store.drain_node(NODE, "new kernel")
+    store.drain_node(NODE, "new kernel", now=NOW)
 
     assert store.record_node(replace(row, seen_at=later(1)))
 
@@ -128,7 +128,7 @@ def test_a_daemon_that_writes_its_row_goes_on_draining(store: OneByOne) -> None:
 
 def test_a_claim_by_hand_asks_no_node(store: OneByOne) -> None:
     store.record_node(replace(ROW, session=""))
-    store.drain_node(NODE, "new kernel")
+    store.drain_node(NODE, "new kernel", now=NOW)
     task = store.new()
 
     claim = store.claim_local("default", owner="local:1", output_dir="/out", now=NOW)

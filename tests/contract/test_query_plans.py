@@ -11,6 +11,7 @@ from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import (
     claims,
+    events,
     locks,
     moves,
     nodes,
@@ -28,6 +29,7 @@ pytestmark = EMBEDDED
 
 #: One row for the table `given`, and what all of a worker's messages have.
 ONE = '[{"id": 1, "task_id": 1, "uid": "u"}]'
+GAPS = '[{"low_id": 1, "high_id": 2}]'
 BEAT = {
     **dict.fromkeys(("task_id", "now", "delay_ms", "progress"), 1),
     "retry": True,
@@ -86,6 +88,20 @@ PLANS = [
     (claims.LAST_OUTCOMES, {"given": ONE}, ["(task_id=?)"]),
     (claims.EARLIER_OUTPUTS, {"given": ONE, "owner": "n"}, ["(task_id=?)"]),
     *((move.statement, {"given": ONE, "now": 1}, ["PRIMARY KEY"]) for move in moves.MOVES),
+    *(
+        (move.event, {"given": ONE, "now": 1, "who": "x"}, ["PRIMARY KEY"])
+        for move in moves.MOVES
+        if move.event is not None
+    ),
+    *(
+        (text, {"before": 9, "limit": 1}, ["PRIMARY KEY (rowid<?)"])
+        for text in events.LAST.values()
+    ),
+    *((text, {"after": 1, "limit": 1}, ["PRIMARY KEY (rowid>?)"]) for text in events.NEW.values()),
+    *((text, {"given": GAPS}, ["PRIMARY KEY (rowid>?"]) for text in events.AMONG.values()),
+    *((text, {"task_id": 1}, ["(task_id=?)"]) for text in events.OF_TASK.values()),
+    (events.PRUNE, {"before": 1, "limit": 1}, ["events_task (task_id=?)"]),
+    (operators.DELETE_SOME_EVENTS, {"id": 1, "limit": 1}, ["events_task (task_id=?)"]),
     (readers.RUNS, {"task_id": 1}, ["(task_id=?)"]),
     (readers.LAST_RUN, {"task_id": 1}, ["(task_id=?)"]),
     (readers.RUNNING, {"queue": None, "limit": 1}, ["runs_here"]),
@@ -157,7 +173,7 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
         text = in_dialect(raw, statement)
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {text}", values)]
 
-    tables = (" tasks", " runs", " bulk_parts", " environments")
+    tables = (" tasks", " runs", " events", " bulk_parts", " environments")
     steps = [step for step in plan if any(table in step for table in tables)]
     assert [step for step in steps if "USING" not in step] == [], plan
     assert [index for index in used if not any(index in step for step in steps)] == [], plan
@@ -178,6 +194,9 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
         readers.FIRST_DUE,
         readers.LAST_FINISHED,
         readers.RESTING,
+        *events.LAST.values(),
+        *events.NEW.values(),
+        events.PRUNE,
     ],
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:

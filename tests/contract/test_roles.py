@@ -60,6 +60,7 @@ READS: dict[str, Callable[[OneByOne], Any]] = {
     "leases": lambda store: store.leases(),
     "paused_queues": lambda store: store.paused_queues(),
     "environment": lambda store: store.environment(1),
+    "events": lambda store: store.task_events(3),
     "coming": lambda store: store.coming(),
 }
 
@@ -80,9 +81,10 @@ OPERATES: dict[str, Callable[[OneByOne], Any]] = {
     "retry": lambda store: store.retry(2, now=NOW),
     "end a run": lambda store: store.cancel(4, "why", now=NOW),
     "pause": lambda store: store.pause("default", "why", now=NOW),
-    "resume": lambda store: store.resume("default"),
+    "resume": lambda store: store.resume("default", now=NOW),
     "prune": lambda store: store.prune(before=later(10**9), limit=100),
     "edit": edited,
+    "prune events": lambda store: store.prune_events(before=later(10**9), limit=100),
     "settle": lambda store: store.settle([], now=NOW),
     "abandoned": lambda store: store.abandoned(limit=9, now=NOW),
 }
@@ -103,6 +105,7 @@ OWNS = (
     "DROP TABLE tasks",
     "ALTER TABLE tasks ADD COLUMN mine TEXT",
     "CREATE TABLE mine (id BIGINT)",
+    "UPDATE events SET who = ''",
     "TRUNCATE tasks",
 )
 
@@ -117,6 +120,7 @@ REFUSED = {
         "UPDATE meta SET value = ''",
         "UPDATE environments SET variables = ''",
         "DELETE FROM nodes",
+        "DELETE FROM events",
         *OWNS,
     ),
     "operator": (

@@ -13,7 +13,7 @@ from tests.contract.test_query_plans import PLANS, in_dialect
 pytestmark = SHARED
 
 #: A step that reads a whole table. The session forbids it, but the planner takes it where it must.
-WHOLE = re.compile(r"Seq Scan on (tasks|runs|bulk_parts|environments)\b")
+WHOLE = re.compile(r"Seq Scan on (tasks|runs|events|bulk_parts|environments)\b")
 
 
 @pytest.fixture

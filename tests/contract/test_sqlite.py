@@ -116,7 +116,12 @@ def test_a_full_disk_is_unavailable_and_nothing_is_written(path: Path) -> None:
 def test_a_single_row_of_a_change_is_bound_and_every_other_batch_is_json() -> None:
     one, two = rows_of([{"id": 1, "reason": "x"}]), rows_of([{"id": 1}, {"id": 2}])
 
-    for change in (moves.HOLD.statement, submitters.submit(("queue", "key"))):
+    assert moves.HOLD.event is not None
+    for change in (
+        moves.HOLD.statement,
+        moves.HOLD.event,
+        submitters.submit(("queue", "key")),
+    ):
         text, values = bound(change, {"given": one, "now": 5})
         assert "json_each" not in text
         assert {"now": 5, "id": 1, "reason": "x"}.items() <= values.items()

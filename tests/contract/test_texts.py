@@ -134,7 +134,7 @@ WITH_NUL: dict[str, Callable[[OneByOne], object]] = {
     "hold": lambda store: store.hold(1, "a\0b", now=NOW),
     "pause": lambda store: store.pause("default", "a\0b", now=NOW),
     "pause a queue": lambda store: store.pause("a\0b", "reason", now=NOW),
-    "resume": lambda store: store.resume("a\0b"),
+    "resume": lambda store: store.resume("a\0b", now=NOW),
     "filter by queue": lambda store: store.tasks(TaskFilter(queue="a\0b")),
     "filter by profile": lambda store: store.matching(TaskFilter(profile="a\0b")),
     "filter by text": lambda store: store.matching(TaskFilter(text="a\0b")),

@@ -37,7 +37,7 @@ def a_task_in_a_paused_queue(store: OneByOne) -> None:
 def a_task_for_a_node_that_drains(store: OneByOne) -> None:
     store.new()
     store.record_node(ROW)
-    store.drain_node(NODE, "why")
+    store.drain_node(NODE, "why", now=NOW)
 
 
 def a_delay(store: OneByOne) -> int:

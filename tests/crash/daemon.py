@@ -37,7 +37,7 @@ def run(given: config.Config, fate: Fate) -> None:
         stack.enter_context(
             closing(lock_file(given.state_dir / DAEMON_LOCK, "the state directory"))
         )
-        store = stack.enter_context(locked_store(given))
+        store = stack.enter_context(locked_store(given, node))
         signals = stack.enter_context(caught((*STOP_SIGNALS, signal.SIGHUP)))
         control = BoundSocket(str(given.control_socket), partial(sockets.listen, backlog=1))
         launcher = EmbeddedLauncher(

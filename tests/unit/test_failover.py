@@ -284,16 +284,16 @@ def test_a_node_whose_row_was_forgotten_too_is_awaited_once_it_is_back(
         here.store.pause("far", "only later", now=here.now())
     cluster.server.part()
     there = elsewhere(cluster)
-    with here.store.transaction():
-        here.store.resume("far")
+    with here.store.transaction() as now:
+        here.store.resume("far", now=now)
     here.shared.is_cut = True
     cluster.run_for(2)
     uid = there.uid(task_id)
     here.shared.is_cut = False
 
     cluster.server.fail_over()
-    with here.store.transaction():
-        here.store.resume("far")
+    with here.store.transaction() as now:
+        here.store.resume("far", now=now)
     cluster.run_for(LIMIT / 2)
 
     assert [] == here.runs(task_id)

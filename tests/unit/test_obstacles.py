@@ -194,8 +194,8 @@ def node_unregistered() -> Scene:
 
 def node_draining() -> Scene:
     world = begun()
-    with world.store.transaction():
-        world.store.drain_node(NODE, "new kernel")
+    with world.store.transaction() as now:
+        world.store.drain_node(NODE, "new kernel", now=now)
     return world, world.submit()
 
 

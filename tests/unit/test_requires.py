@@ -97,15 +97,15 @@ def test_a_node_that_drains_goes_on_with_what_runs() -> None:
     world = node()
     first = world.submit()
     world.settle_down()
-    with world.store.transaction():
-        world.store.drain_node(NODE, "new kernel")
+    with world.store.transaction() as now:
+        world.store.drain_node(NODE, "new kernel", now=now)
     second = world.submit()
     world.gone(first)
     world.run_for(5)
     assert (TaskState.SUCCEEDED, TaskState.READY) == (world.state(first), world.state(second))
 
-    with world.store.transaction():
-        world.store.resume_node(NODE)
+    with world.store.transaction() as now:
+        world.store.resume_node(NODE, now=now)
     world.run_for(2)
     assert TaskState.RUNNING is world.state(second)
 
@@ -114,8 +114,8 @@ def test_a_drain_until_idle_of_a_node_that_takes_no_work_ends_once_nothing_runs(
     world = node(until_idle=True)
     running, left = world.submit(), world.submit(delay_ms=1)
     world.tick()
-    with world.store.transaction():
-        world.store.drain_node(NODE, "new kernel")
+    with world.store.transaction() as now:
+        world.store.drain_node(NODE, "new kernel", now=now)
     assert not drains(world.supervisor, world)
 
     with capture_logs() as logs:
@@ -129,8 +129,8 @@ def test_a_drain_until_idle_of_a_node_that_takes_no_work_ends_once_nothing_runs(
 
 def test_a_restarted_daemon_of_a_node_goes_on_draining() -> None:
     world = node()
-    with world.store.transaction():
-        world.store.drain_node(NODE, "new kernel")
+    with world.store.transaction() as now:
+        world.store.drain_node(NODE, "new kernel", now=now)
 
     world.restart()
     task = world.submit()

@@ -1,6 +1,7 @@
 """Many rows in one statement: the table `given`, whose parameter `:given` is a batch of rows.
 
-An UPDATE or INSERT names its columns `given.column`, so that an engine may bind a single row.
+An UPDATE or INSERT names its columns `given.column`, so that an engine may bind a single row. The
+table is then the only one, or the last after a comma.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,14 @@ from dispatcher.store.engine import Batch
 #: Types of columns that are not texts.
 _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("id", "task_id", "place", "pid", "exit_code", "signal"), "BIGINT"),
-    **dict.fromkeys(("attempt", "fence", "attempts_used", "deferrals", "orphans"), "BIGINT"),
+    **dict.fromkeys(
+        ("low_id", "high_id", "attempt", "fence", "attempts_used", "deferrals", "orphans"), "BIGINT"
+    ),
     **dict.fromkeys(("priority", "max_attempts", "umask", "environment_id"), "BIGINT"),
     **dict.fromkeys(("max_deferrals", "max_orphans", "kill_signal", "checksum"), "BIGINT"),
     **dict.fromkeys(("max_rss_bytes", "output_truncated"), "BIGINT"),
     **dict.fromkeys(("cpu_seconds", "progress"), "DOUBLE PRECISION"),
-    **dict.fromkeys(("notify", "total_anew"), "BOOLEAN"),
+    **dict.fromkeys(("notify", "total_anew", "by_worker"), "BOOLEAN"),
 }
 
 

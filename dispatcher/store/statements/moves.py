@@ -5,7 +5,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from dispatcher.events import WORKER, EventKind
 from dispatcher.model import FINISHED, TaskState
+from dispatcher.store.statements import events
 from dispatcher.store.statements.given import bounded, given
 
 _S = TaskState
@@ -47,30 +49,39 @@ class Move(Struct, frozen=True, kw_only=True):
     before: frozenset[TaskState]
     after: frozenset[TaskState]
     statement: str
+    event: str | None
+    """Records it, before it happens; None: another row does."""
 
 
 def _move(
+    kind: EventKind,
     before: Iterable[TaskState],
     after: TaskState | None,
     *columns: str,
-    sets: str,
+    reason: str = "given.reason",
+    who: str = ":who",
+    sets: str = "",
     only: str = "TRUE",
     total_at: str = "tasks.total_at",
 ) -> Move:
     """Return a move.
 
-    `columns` are those of `given` besides the id; `sets` are the assignments besides those of
-    `becomes`. Where there is more than one state `after` (None), each row names its own.
+    `columns` are those of `given` besides the id; `sets` are the assignments besides `reason` and
+    those of `becomes`. Where there is more than one state `after` (None), each row names its own.
     """
     state = "given.state" if after is None else f"'{after}'"
+    guard = f"{among(before)} AND {only}"
     statement = f"""
 UPDATE tasks SET {becomes(state, total_at=total_at)},
-    {sets}
+    {", ".join([f"reason = {reason}", *filter(None, [sets])])}
 FROM {given("id", *columns)}
-WHERE tasks.id = given.id AND {among(before)} AND {only}
+WHERE tasks.id = given.id AND {guard}
 """
+    event = None
+    if kind is not EventKind.CLAIM:  # the run that it opens is its event
+        event = events.of_move(kind, *columns, after=state, reason=reason, guard=guard, who=who)
     left = frozenset(TaskState) - {*before} if after is None else frozenset({after})
-    return Move(before=frozenset(before), after=left, statement=statement)
+    return Move(before=frozenset(before), after=left, statement=statement, event=event)
 
 
 _WAITING: Final = frozenset({_S.SCHEDULED, _S.READY, _S.HELD})
@@ -78,16 +89,17 @@ _WAITING: Final = frozenset({_S.SCHEDULED, _S.READY, _S.HELD})
 #: A ready task's `run_at` is the time since when it is ready.
 _NOW_READY = "run_at = :now"
 
-DUE = _move({_S.SCHEDULED}, _S.READY, sets="reason = 'its time has come'")
+DUE = _move(EventKind.DUE, {_S.SCHEDULED}, _S.READY, reason="'its time has come'")
 
-GIVE_UP = _move(_WAITING, _S.FAILED, "reason", sets="reason = given.reason")
+GIVE_UP = _move(EventKind.GIVE_UP, _WAITING, _S.FAILED, "reason")
 
 CLAIM = _move(
+    EventKind.CLAIM,
     {_S.READY},
     _S.RUNNING,
     *("fence", "uid", "lease_ttl_ms"),
-    sets="""reason = 'claimed', fence = given.fence, run_uid = given.uid,
-    lease_ttl_ms = given.lease_ttl_ms""",
+    reason="'claimed'",
+    sets="fence = given.fence, run_uid = given.uid, lease_ttl_ms = given.lease_ttl_ms",
 )
 
 _SETTLED_TOTAL_AT = """CASE WHEN given.total_anew THEN :now + tasks.total_timeout_ms
@@ -95,11 +107,14 @@ _SETTLED_TOTAL_AT = """CASE WHEN given.total_anew THEN :now + tasks.total_timeou
 
 # Where a run leads. Its total time-out begins anew after an operator's retry.
 SETTLE = _move(
+    EventKind.SETTLE,
     {_S.RUNNING},
     None,
     *("state", "uid", "reason", "run_at", "attempts_used", "deferrals", "orphans", "total_anew"),
+    "by_worker",
+    who=f"CASE WHEN given.by_worker THEN '{WORKER}' ELSE :who END",
     total_at=_SETTLED_TOTAL_AT,
-    sets=f"""reason = given.reason, run_uid = NULL, attempts_used = given.attempts_used,
+    sets=f"""run_uid = NULL, attempts_used = given.attempts_used,
     deferrals = given.deferrals, orphans = given.orphans,
     run_at = CASE WHEN given.state = 'ready' THEN :now
         ELSE COALESCE(given.run_at, tasks.run_at) END,
@@ -108,23 +123,27 @@ SETTLE = _move(
     only="tasks.run_uid = given.uid",
 )
 
-CANCEL = _move(_WAITING, _S.CANCELLED, "reason", sets="reason = given.reason")
+CANCEL = _move(EventKind.CANCEL, _WAITING, _S.CANCELLED, "reason")
 
 # A held task gets the new reason.
-HOLD = _move(_WAITING, _S.HELD, "reason", sets="reason = given.reason")
+HOLD = _move(EventKind.HOLD, _WAITING, _S.HELD, "reason")
 
 RETRY = _move(
+    EventKind.RETRY,
     {_S.FAILED, _S.CANCELLED, _S.HELD},
     _S.READY,
     total_at=":now + tasks.total_timeout_ms",
-    sets=f"""reason = 'retried by operator', {_NOW_READY}, attempts_used = 0, deferrals = 0,
+    reason="'retried by operator'",
+    sets=f"""{_NOW_READY}, attempts_used = 0, deferrals = 0,
     orphans = 0, retried_at = :now, total_at = :now + tasks.total_timeout_ms""",
 )
 
 RELEASE = _move(
+    EventKind.RELEASE,
     {_S.HELD},
     _S.READY,
-    sets=f"reason = 'released by operator', {_NOW_READY}",
+    reason="'released by operator'",
+    sets=_NOW_READY,
     only="tasks.attempts_used < tasks.max_attempts",
 )
 

@@ -51,6 +51,7 @@ FORGET = """
 DELETE FROM nodes WHERE id = :node
     AND ((session = '' AND CAST(:shared AS BOOLEAN)) OR seen_at + 3 * seen_interval_ms <= :now)
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.node = nodes.id AND outcome IS NULL)
+RETURNING hostname
 """
 
 #: Whether a node takes work, by its row, as which session its daemon claims: a condition.

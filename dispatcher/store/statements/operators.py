@@ -83,10 +83,15 @@ SELECT tasks.id, {_ROWS} FROM {given("id", "place")} JOIN tasks ON tasks.id = gi
 WHERE tasks.finished_at IS NOT NULL ORDER BY place
 """
 
+#: Events, which are short, that take as long as a row.
+EVENTS_IN_A_ROW: Final = 8
+
 # Counted to the limit: a task may have run very often.
 MANY_RUNS = f"""
 SELECT given.id, (SELECT count(*) FROM (SELECT 1 FROM runs WHERE runs.task_id = given.id
-    LIMIT CAST(:limit AS BIGINT)) AS counted)
+        LIMIT CAST(:limit AS BIGINT)) AS counted)
+    + (SELECT count(*) FROM (SELECT 1 FROM events WHERE events.task_id = given.id
+        LIMIT {EVENTS_IN_A_ROW} * CAST(:limit AS BIGINT)) AS counted) / {EVENTS_IN_A_ROW}
 FROM {given("id")}
 """
 
@@ -97,6 +102,11 @@ ORDER BY runs.task_id, runs.id FOR UPDATE OF runs
 """
 
 SOME_RUNS = "SELECT id, output_path FROM runs WHERE task_id = :id LIMIT CAST(:limit AS BIGINT)"
+
+DELETE_SOME_EVENTS = f"""
+DELETE FROM events WHERE id IN (SELECT id FROM events WHERE task_id = :id
+    ORDER BY id LIMIT {EVENTS_IN_A_ROW} * CAST(:limit AS BIGINT))
+"""
 
 DELETE = f"""
 DELETE FROM tasks WHERE id IN (SELECT id FROM {given("id")}) RETURNING environment_id

@@ -66,9 +66,11 @@ LEFT JOIN payloads ON payloads.task_id = tasks.id
 """
 
 BEGIN_BULK = """
-INSERT INTO bulk_submits (uid, state, seen_at) VALUES (:uid, 'open', :now)
+INSERT INTO bulk_submits (uid, state, seen_at, who) VALUES (:uid, 'open', :now, :who)
 ON CONFLICT (uid) DO NOTHING
 """
+
+SUBMITTER = "SELECT who FROM bulk_submits WHERE uid = :uid"
 
 SEE_BULK = "UPDATE bulk_submits SET seen_at = :now WHERE uid = :uid AND state <> 'dropped'"
 

@@ -1,0 +1,92 @@
+"""Deletes what finished long ago, a bounded number of rows in a transaction."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from dispatcher.execution import Rows
+from dispatcher.model import FINISHED, Pruned, TaskFilter, TaskState
+from dispatcher.store.engine import Values
+from dispatcher.store.readers import SqlReader
+from dispatcher.store.statements import events as events_sql
+from dispatcher.store.statements import locks as locks_sql
+from dispatcher.store.statements import operators as sql
+from dispatcher.store.statements import submitters as submitters_sql
+from dispatcher.store.statements.given import rows_of
+from dispatcher.times import StoreTime
+
+
+class SqlPruner(SqlReader):
+    """The part of `OperatorStore` that deletes."""
+
+    def prune(
+        self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
+    ) -> Pruned:
+        return self._delete(list(self._old(before, limit, states)), limit)
+
+    def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
+        self.lock_rows(Rows(tasks=task_ids))
+        matching = {one.id for one in self.matching_among(task_ids, wanted)}
+        rows = [
+            {"id": task_id, "place": place}
+            for place, task_id in enumerate(task_ids)
+            if task_id in matching
+        ]
+        return self._delete(self.engine.rows(sql.FINISHED, {"given": rows_of(rows)}), limit)
+
+    def prune_events(self, *, before: StoreTime, limit: int) -> int:
+        return self.engine.change(events_sql.PRUNE, {"before": before, "limit": limit})
+
+    def _delete(self, found: Sequence[tuple[int, int]], limit: int) -> Pruned:
+        """Delete at most `limit` rows of tasks, given by id and size of payload (in 64 KiB)."""
+        rows = rows_of([{"id": task_id} for task_id, _ in found])
+        runs: dict[int, int] = dict(
+            self.engine.rows(sql.MANY_RUNS, {"given": rows, "limit": limit})
+        )
+        whole: list[Values] = []
+        left = limit
+        for task_id, payload in found:
+            if payload >= left and whole:
+                break
+            if runs[task_id] >= left:  # no room for the task itself, and it may have more
+                paths = self._delete_whole(whole)
+                return Pruned(len(whole), (*paths, *self._delete_runs(task_id, left)), more=True)
+            whole.append({"id": task_id})
+            left = max(0, left - runs[task_id] - payload - 1)
+        more = len(whole) < len(found) or len(whole) == limit
+        return Pruned(len(whole), self._delete_whole(whole), more=more)
+
+    def _delete_whole(self, tasks: Sequence[Values]) -> tuple[str, ...]:
+        """Delete tasks with their runs, whose outputs are returned, and unused environments."""
+        if not tasks:
+            return ()
+        rows = {"given": rows_of(tasks)}
+        if self.engine.dialect.shared:
+            self.engine.rows(locks_sql.KEYS_OF, {**rows, "queue": None})
+            self.engine.rows(locks_sql.ENVIRONMENTS, rows)
+        paths = tuple(path for (path,) in self.engine.rows(sql.OUTPUTS, rows))
+        environments = {number for (number,) in self.engine.rows(sql.DELETE, rows)} - {None}
+        if environments:
+            rows = {"given": rows_of([{"id": number} for number in environments])}
+            if self.engine.dialect.shared:
+                self.engine.rows(locks_sql.UNUSED_ENVIRONMENTS, rows)
+            self.engine.change(submitters_sql.REMOVE_UNUSED_ENVIRONMENTS, rows)
+        return paths
+
+    def _delete_runs(self, task_id: int, limit: int) -> tuple[str, ...]:
+        runs = self.engine.rows(sql.SOME_RUNS, {"id": task_id, "limit": limit})
+        self.engine.change(
+            sql.DELETE_RUNS, {"given": rows_of([{"id": run_id} for run_id, _ in runs])}
+        )
+        self.engine.change(sql.DELETE_SOME_EVENTS, {"id": task_id, "limit": limit})
+        return tuple(path for _, path in runs)
+
+    def _old(
+        self, before: StoreTime, limit: int, states: Collection[TaskState]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield id and payload (in 64 KiB) of at most `limit` tasks, of each state oldest first."""
+        for state in sorted(states):
+            values = {"state": state.value, "before": before, "limit": limit}
+            rows = self.engine.rows(sql.OLD, values)
+            yield from rows
+            limit -= len(rows)
+            if not limit:
+                return
