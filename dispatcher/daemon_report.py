@@ -82,6 +82,36 @@ class StrandedReport(msgspec.Struct, frozen=True, kw_only=True):
         return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
 
 
+class LockReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of this node that another session has locked, so that its daemon leaves them out."""
+
+    holder: str | None
+    """Who that is; None: that is not known."""
+    tasks: tuple[int, ...]
+    """The tasks of open runs of which nothing is recorded; not all if those are very many."""
+    count: int
+    """How many they are."""
+    node_row: bool
+    """Whether the node's row is locked, so that nothing is claimed."""
+
+    def describe(self) -> str:
+        """Return who has locked what, and what waits for it."""
+        who = f"another session ({self.holder})" if self.holder else "another session"
+        rows, waits = [], []
+        if self.count:
+            some = ", ".join(map(str, self.tasks)) + (", …" * (self.count > len(self.tasks)))
+            rows.append(
+                f"the rows of task {some}" if self.count == 1 else f"the rows of tasks {some}"
+            )
+            waits.append(
+                "nothing of it is recorded" if self.count == 1 else "nothing of them is recorded"
+            )
+        if self.node_row:
+            rows.append("this node's row")
+            waits.append("nothing is claimed")
+        return f"{who} holds a lock on {' and '.join(rows)}; {' and '.join(waits)} until it ends"
+
+
 class OutputReport(msgspec.Struct, frozen=True, kw_only=True):
     """The output directory. Sizes in bytes; None while unknown."""
 
@@ -116,6 +146,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why workers cannot reach their sockets; None: they can."""
     claims_postponed: str | None = None
     """Why no node claims anything after a failover of the store's server; None: they do."""
+    rows_locked: LockReport | None = None
+    """Rows that another session has locked; None: none are, or only for a moment."""
     paused: str | None = None
     """Why the node claims nothing; None: it claims."""
     paused_for_s: float = 0.0
@@ -180,6 +212,7 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
             "the store does not answer" if self.store_silent_for_s is not None else "",
             _PHRASES.get(self.executor, ""),
             f"{self.unkillable} runs cannot be killed" if self.unkillable else "",
+            "another session holds a lock" if self.rows_locked is not None else "",
             "claims wait after a failover" if self.claims_postponed else "",
             f"paused: {self.paused}" if self.paused else "",
             f"stopping ({self.stopping})" if self.stopping else "",

@@ -63,6 +63,10 @@ class StoreUnavailable(DispatcherError):
     exit_code = ExitCode.STORE_UNAVAILABLE
 
 
+class StoreLocked(StoreUnavailable):
+    """Another session held a lock for too long, and nothing was written; go on without its rows."""
+
+
 class HostTrouble(StoreUnavailable):
     """The host or a filesystem, not the store alone, is in trouble; try again."""
 

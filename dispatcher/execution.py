@@ -257,3 +257,20 @@ class Rows(Struct, frozen=True, kw_only=True):
 
 
 NO_ROWS: Final = Rows()
+
+
+class Held(Struct, frozen=True, kw_only=True):
+    """What other transactions have locked of a node's rows."""
+
+    tasks: Mapping[RunUid, int] = {}
+    """Open runs of which nothing can be recorded, with their tasks: one of both is locked."""
+    runs: frozenset[RunUid] = frozenset()
+    """Those among them whose own rows are locked, so that they cannot be confirmed either."""
+    node: bool = False
+    """Whether the node's own row is locked, so that it neither claims nor writes the row."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tasks) or self.node
+
+
+NONE_HELD: Final = Held()

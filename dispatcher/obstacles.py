@@ -31,6 +31,7 @@ class Obstacle(enum.StrEnum):
     EXECUTOR_INCOMPATIBLE = "executor_incompatible"
     UNKNOWN_RUNS = "unknown_runs"
     FAILED_OVER = "failed_over"
+    NODE_LOCKED = "node_locked"
     NODE_PAUSED = "node_paused"
     NODE_DRAINING = "node_draining"
     LABELS_MISSING = "labels_missing"
@@ -49,6 +50,7 @@ FAULTS = frozenset(
         Obstacle.EXECUTOR_INCOMPATIBLE,
         Obstacle.UNKNOWN_RUNS,
         Obstacle.FAILED_OVER,
+        Obstacle.NODE_LOCKED,
         Obstacle.NODE_PAUSED,
     }
 )
@@ -160,6 +162,8 @@ class Standing(Struct, frozen=True, kw_only=True):
             yield Reason(Obstacle.UNKNOWN_RUNS, text)
         if report.claims_postponed is not None:
             yield Reason(Obstacle.FAILED_OVER, report.claims_postponed)
+        if report.rows_locked is not None and report.rows_locked.node_row:
+            yield Reason(Obstacle.NODE_LOCKED, report.rows_locked.describe())
         if report.paused:
             yield self._pause(report.paused, report.paused_for_s)
 

@@ -81,6 +81,9 @@ def processes(config: Config) -> Iterator[Finding]:
     yield from check_pause(report)
     yield from check_unended(report)
     yield from check_stranded(report)
+    if (locked := report.rows_locked) is not None:
+        remedy = "let it commit, or end it: SELECT pg_terminate_backend(PID)"
+        yield warning("locked rows", locked.describe(), remedy)
     if (shut := report.workers_shut_out) is not None:
         text = f"workers cannot connect, and their leases wait: {shut}"
         yield bad(

@@ -26,6 +26,9 @@ APART: Final = 1000
 HELD: Final = 60
 HELD_AGE: Final = 100_000
 
+#: Seconds for which a session may hold locks without a warning: no statement of ours takes longer.
+LOCKED: Final = 10
+
 #: Dead rows of a table without a warning, and their ratio to its other rows.
 DEAD: Final = 20_000
 DEAD_RATIO: Final = 0.5
@@ -61,6 +64,7 @@ def server(config: Config) -> Iterator[Finding]:
     yield from check_settings(facts)
     yield check_connections(facts)
     yield check_notifications(facts)
+    yield from check_locks(facts)
     yield from check_dead_rows(facts)
 
 
@@ -187,6 +191,19 @@ def check_notifications(facts: ServerFacts) -> Finding:
         f"{text}. Of the sessions that may listen, {name} is in the oldest transaction{since}",
         _REMEDIES["session"].format(pid=name.split()[0]),
     )
+
+
+def check_locks(facts: ServerFacts) -> Iterator[Finding]:
+    """Name the sessions for which others may wait: those of people do not end by themselves."""
+    for one in facts.lockers:
+        if one.seconds is None or one.seconds < LOCKED:
+            continue
+        yield warning(
+            "locks",
+            f"session {one.name} has held locks on {one.tables} for {one.seconds:.0f} s: what"
+            " concerns these rows waits",
+            f"let it commit, or end it: SELECT pg_terminate_backend({one.name.split()[0]})",
+        )
 
 
 def check_dead_rows(facts: ServerFacts) -> Iterator[Finding]:

@@ -338,6 +338,16 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             " stores of other dispatchers, or the one that was meant.",
             fields={"store": str, "other_schemas": list[str]},
         ),
+        "rows.locked": Event(
+            "Another session has locked rows of this node for longer than a moment: what concerns"
+            " them waits, and all else goes on.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "rows.unlocked": Event(
+            "No row of this node is locked any more.", fields={"waited_s": float}, same_by=()
+        ),
         "store.unavailable": Event(
             "The store did not answer, took a right from this daemon, or did not take this node's"
             " row; nothing was written, and workers go on.",

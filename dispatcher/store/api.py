@@ -18,6 +18,7 @@ from dispatcher.execution import (
     BegunEnding,
     Claim,
     Claims,
+    Held,
     OpenRun,
     Rows,
     Settlement,
@@ -121,6 +122,15 @@ class Transactions(Protocol):
         a node include those that it is claiming, also by a commit whose answer was lost: their
         commit is waited for. An embedded store has one writer at a time, and locks nothing.
         """
+
+    def lock_free(self, wanted: Rows, *, node: str) -> Held:
+        """Lock what nobody else has locked, and the node's own row; return what others have.
+
+        Waits for nothing. For a daemon whose transactions failed with `StoreLocked`.
+        """
+
+    def lock_holder(self, held: Held, *, node: str) -> str | None:
+        """Describe the session that has locked these rows, as far as it is known."""
 
     def server_step(self) -> int:
         """Return by how many ms a shared store's time was set since `accept_server_step`.
@@ -333,8 +343,13 @@ class WorkerStore(Transactions, Protocol):
     def declared(self, node: str) -> list[RunUid]:
         """Return the node's open runs that have declared an outcome."""
 
-    def renew_short(self, node: str, *, gap_ms: int, now: StoreTime) -> int:
-        """Renew this node's leases whose half is shorter than a gap; return how many."""
+    def renew_short(
+        self, node: str, *, gap_ms: int, but: Collection[RunUid] = (), now: StoreTime
+    ) -> int:
+        """Renew this node's leases whose half is shorter than a gap; return how many.
+
+        `but` these runs, which others have locked.
+        """
 
 
 class OperatorStore(ReaderStore, Protocol):
@@ -523,10 +538,11 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     ) -> bool:
         """Record how the leader of an open run ended while its tree lives. False if not open."""
 
-    def renew(self, node: str, *, now: StoreTime) -> int:
+    def renew(self, node: str, *, but: Collection[RunUid] = (), now: StoreTime) -> int:
         """Renew the leases that this node's daemon keeps; return how many.
 
-        Those of `process` runs, and of runs that are ending, declared, or without a leader.
+        Those of `process` runs, and of runs that are ending, declared, or without a leader; `but`
+        these, which others have locked.
         """
 
     def expired(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
@@ -562,8 +578,12 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         `policy.settle` has applied, is over with the run.
         """
 
-    def confirm(self, node: str, until: StoreTime | None) -> set[RunUid]:
+    def confirm(
+        self, node: str, until: StoreTime | None, *, but: Collection[RunUid] = ()
+    ) -> set[RunUid]:
         """Confirm all claims of a node until a time (None: for ever); return their runs.
+
+        Those that are left out, `but` these, are returned too: they are still the node's.
 
         Another node may take each after that time and its kill grace. A claim that was confirmed
         for longer, as by a daemon with a longer limit, keeps that: so does its executor. A run of

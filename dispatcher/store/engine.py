@@ -88,6 +88,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     An empty text, as from a shell's unset variable, is in none.
     """
+    lock_holder: str = ""
+    """Describes who has locked rows of the runs `{given}` by uid, their tasks, or the node `:node`.
+
+    One row at most: who is known to, or else has had a lock on these tables for longest. Empty:
+    there are no others.
+    """
     may_record: str = ""
     """Whether this role may record a failover; empty: it may."""
     waits: str = ""

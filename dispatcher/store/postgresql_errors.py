@@ -14,6 +14,7 @@ from dispatcher.complaints import in_words
 from dispatcher.errors import (
     DispatcherError,
     StoreForbidden,
+    StoreLocked,
     StoreRefused,
     StoreUnavailable,
     StoreUnusable,
@@ -139,6 +140,7 @@ def translated(
         return kind(f"{name}: {problem}; {remedy}")
     if state == _LOCKED:
         problem = f"another session has held a lock for more than {patience:g} s"
+        return StoreLocked(f"{name}: {problem}; {_AGAIN}")
     if (remedy := _of_kind(state, _UNAVAILABLE)) is not None:
         return StoreUnavailable(f"{name}: {problem}; {remedy}")
     raise error

@@ -90,6 +90,23 @@ WHERE locktype = 'virtualxid' AND granted AND mode = 'ExclusiveLock' AND pid <> 
 ORDER BY xact_start NULLS LAST, pid LIMIT 1
 """
 
+# Who has had a lock on rows of the schema's tables, oldest first; `seconds` as above.
+_LOCKERS: Final = """
+SELECT name, tables, seconds FROM (
+    SELECT CAST(pid AS TEXT) || ' (' || concat_ws(', ', usename, nullif(application_name, ''),
+            state) || ')' AS name,
+        (SELECT string_agg(DISTINCT relname, ', ' ORDER BY relname)
+            FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+            WHERE pg_locks.pid = pg_stat_activity.pid AND granted AND mode <> 'AccessShareLock'
+                AND database = datid AND relkind = 'r'
+                AND relnamespace = to_regnamespace(quote_ident(:schema))) AS tables,
+        CAST(extract(epoch FROM clock_timestamp() - xact_start) AS DOUBLE PRECISION) AS seconds
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type = 'client backend'
+) AS locker WHERE tables IS NOT NULL ORDER BY seconds DESC NULLS LAST LIMIT 9
+"""
+
 _DEAD: Final = """
 SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables
 WHERE schemaname = :schema ORDER BY n_dead_tup DESC LIMIT 1
@@ -106,6 +123,15 @@ class Holder(Struct, frozen=True, kw_only=True):
     """Transactions that began since."""
     seconds: float | None
     """Since when; None: this role may not see that."""
+
+
+class Locker(Struct, frozen=True, kw_only=True):
+    """A session with locks on rows of the store, or on whole tables."""
+
+    name: str
+    tables: str
+    seconds: float | None
+    """How long its transaction has been open; None: this role may not see that."""
 
 
 class ServerFacts(Struct, frozen=True, kw_only=True):
@@ -127,6 +153,7 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     took: float
     """Seconds in which the clock was read."""
     holders: tuple[Holder, ...]
+    lockers: tuple[Locker, ...]
     dead: tuple[str, int, int] | None
     """The table with the most dead rows, their number, and that of its other rows."""
     queue: float
@@ -166,6 +193,10 @@ def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
         holders=tuple(
             Holder(kind=kind, name=name, age=age, seconds=seconds)
             for kind, name, age, seconds in engine.rows(_HOLDERS)
+        ),
+        lockers=tuple(
+            Locker(name=name, tables=tables, seconds=seconds)
+            for name, tables, seconds in engine.rows(_LOCKERS, {"schema": schema})
         ),
         dead=dead[0] if dead else None,
         queue=queue,

@@ -2,7 +2,7 @@
 
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from dispatcher.execution import BegunEnding, Claims, OpenRun, Settlement, StartedRun
 from dispatcher.history import Postponed
@@ -114,8 +114,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
         values = {"uid": uid, "exit_code": exit_code, "signal": signal}
         return self.engine.change(sql.RECORD_LEADER_EXIT, values) > 0
 
-    def renew(self, node: str, *, now: StoreTime) -> int:
-        return self.engine.change(sql.RENEW, {"node": node, "now": now})
+    def renew(self, node: str, *, but: Collection[RunUid] = (), now: StoreTime) -> int:
+        return self._change_but(sql.RENEW, but, {"node": node, "now": now})
 
     def expired(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
         return self._open_runs(sql.EXPIRED, {"node": node, "limit": limit, "now": now})
@@ -143,8 +143,10 @@ class SqlSupervisor(SqlReader, SqlWorker):
                 self._announce_task(one.state, one.run_at)
         return closed
 
-    def confirm(self, node: str, until: StoreTime | None) -> set[RunUid]:
-        self.engine.change(sql.CONFIRM, {"node": node, "until": until})
+    def confirm(
+        self, node: str, until: StoreTime | None, *, but: Collection[RunUid] = ()
+    ) -> set[RunUid]:
+        self._change_but(sql.CONFIRM, but, {"node": node, "until": until})
         return {RunUid(uid) for (uid,) in self.engine.rows(sql.CONFIRMED, {"node": node})}
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.errors import CommitUnknown
 from dispatcher.events import EventKind
-from dispatcher.execution import NO_ROWS, Rows
+from dispatcher.execution import NO_ROWS, NONE_HELD, Held, Rows
 from dispatcher.history import History
 from dispatcher.host.actor import acting_user
 from dispatcher.model import TaskState
@@ -20,8 +20,9 @@ from dispatcher.store.failover import HistoryWatch
 from dispatcher.store.statements import events as events_sql
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import supervisor as sql
-from dispatcher.store.statements.given import rows_of
+from dispatcher.store.statements.given import given, rows_of
 from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
 
 #: What an event of `SqlTransactions._record` may lack.
 _NO_FACTS: Final = dict.fromkeys(("task_id", "subject", "fence", "before", "after", "reason"), None)
@@ -118,6 +119,31 @@ class SqlTransactions:
         if tasks:
             self.engine.later(locks_sql.TASKS, self._named(tasks))
         self.engine.rows(locks_sql.OPEN_RUNS, self._named(tasks, runs))
+
+    def lock_free(self, wanted: Rows, *, node: str) -> Held:
+        if not self.engine.dialect.shared:
+            return NONE_HELD
+        values = self._named(wanted)
+        named: dict[RunUid, int] = dict(self.engine.rows(locks_sql.NAMED_RUNS, values))
+        tasks = {task_id for (task_id,) in self.engine.rows(locks_sql.FREE_TASKS, values)}
+        runs = {uid for uid, _ in self.engine.rows(locks_sql.FREE_RUNS, values)}
+        return Held(
+            tasks={
+                uid: task_id
+                for uid, task_id in named.items()
+                if uid not in runs or task_id not in tasks
+            },
+            runs=frozenset(named.keys() - runs),
+            node=bool(self.engine.rows(locks_sql.NODE_IS_HELD, {"node": node})),
+        )
+
+    def lock_holder(self, held: Held, *, node: str) -> str | None:
+        if not self.engine.dialect.lock_holder:
+            return None
+        statement = self.engine.dialect.lock_holder.replace("{given}", given("uid"))
+        uids = rows_of({"uid": uid} for uid in held.tasks)
+        found = self.engine.rows(statement, {"given": uids, "node": node})
+        return next((text for (text,) in found), None)
 
     def _named(self, *wanted: Rows) -> Values:
         rows: list[dict[str, object]] = [{"task_id": one} for each in wanted for one in each.tasks]

@@ -1,12 +1,14 @@
 """The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from dispatcher.model import Declared, TaskState
+from dispatcher.store.engine import Values
 from dispatcher.store.parameters import declaration_parameters
 from dispatcher.store.rows import state_from
+from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import workers as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
@@ -75,9 +77,18 @@ class SqlWorker(SqlTransactions):
     def declared(self, node: str) -> list[RunUid]:
         return [RunUid(uid) for (uid,) in self.engine.rows(sql.DECLARED_UIDS, {"node": node})]
 
-    def renew_short(self, node: str, *, gap_ms: int, now: StoreTime) -> int:
+    def renew_short(
+        self, node: str, *, gap_ms: int, but: Collection[RunUid] = (), now: StoreTime
+    ) -> int:
         values = {"node": node, "gap_ms": gap_ms, "now": now}
-        return self.engine.change(sql.RENEW_SHORT, values)
+        return self._change_but(sql.RENEW_SHORT, but, values)
+
+    def _change_but(self, statement: str, but: Collection[RunUid], values: Values) -> int:
+        """Change open runs of a node, `but` these."""
+        if not but:
+            return self.engine.change(statement, values)
+        given = rows_of({"uid": uid} for uid in but)
+        return self.engine.change(locks_sql.but(statement), {**values, "given": given})
 
     def _refusal(self, task_id: int, lock: str) -> Refused:
         rows = self.engine.rows(sql.PRESENTED, {"task_id": task_id, "lock": lock})

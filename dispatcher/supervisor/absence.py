@@ -32,6 +32,8 @@ class Absence:
         self._unknown: set[RunUid] = set()
         """Claims of this node that were unknown here at the last confirmation."""
         self._greeted: wire.Hello | None = None
+        self._unconfirmed: frozenset[RunUid] = frozenset()
+        """Runs that were left out of the last confirmation, as others had locked their rows."""
         self._renewal = Alarm()
         self._scan = Alarm()
         self._has_begun = False
@@ -57,13 +59,18 @@ class Absence:
         return is_new or (limited and self._renewal.is_due(at))
 
     def renew_takeover_deadlines(self, turn: Turn) -> None:
-        """Renew in the store, and after the commit the executor's kill deadlines."""
-        if not self.confirms(turn.at):
+        """Renew in the store, and after the commit the executor's kill deadlines.
+
+        Without the runs whose rows others have locked: as soon as one is free, that follows.
+        """
+        locked = turn.held.runs
+        if not self.confirms(turn.at) and self._unconfirmed <= locked:
             return
         settings = self._memory.settings
-        confirmed = self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
+        until = settings.takeover_at(turn.now)
+        confirmed = self._store.confirm(settings.node_id, until, but=locked)
         turn.after(partial(self._compare, confirmed))
-        turn.after(partial(self._send_renewal, self._memory.hello, turn.at))
+        turn.after(partial(self._send_renewal, self._memory.hello, turn.at, locked))
 
     def await_others(self, silent_since: Instant | None, at: Instant) -> None:
         """Take nothing over for a moment after an outage, which others may have had too.
@@ -117,15 +124,17 @@ class Absence:
         self._lost.end(memory.live.keys() - confirmed)
         before, self._unknown = (
             self._unknown,
-            confirmed - memory.live.keys() - memory.stranded.keys(),
+            confirmed - memory.live.keys() - memory.stranded.keys() - memory.uncompared,
         )
         if memory.hello is not None and self._unknown - before:
             self._failover.reconcile()
 
-    def _send_renewal(self, hello: wire.Hello | None, at: Instant) -> None:
-        self._greeted = hello
+    def _send_renewal(
+        self, hello: wire.Hello | None, at: Instant, locked: frozenset[RunUid]
+    ) -> None:
+        self._greeted, self._unconfirmed = hello, locked & self._memory.live.keys()
         if (limit := self._memory.settings.absence_limit) is not None:
             self._renewal.set(at + limit / 4)
-        if self._memory.live:
+        if moved := [uid for uid in self._memory.live if uid not in locked]:
             deadlines = self._memory.settings.kill_deadlines(at)
-            self._executor.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))
+            self._executor.send(wire.Renew(deadlines=dict.fromkeys(moved, deadlines)))

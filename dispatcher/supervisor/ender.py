@@ -46,7 +46,7 @@ class Ender:
 
     def _release_all(self, turn: Turn) -> None:
         for uid in self._memory.live.going_on:
-            if uid not in turn.closed:
+            if uid not in turn.closed and uid not in turn.held.tasks:
                 reason = "the daemon stops"
                 self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
 

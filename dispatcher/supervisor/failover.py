@@ -60,7 +60,8 @@ class Failover:
             turn.after(self._store.accept_server_step)
             turn.after(partial(log.warning, "store.clock_stepped", gap_ms=step_ms))
         if self.spares:
-            self._store.renew_short(self._memory.settings.node_id, gap_ms=EVER, now=turn.now)
+            node, but = self._memory.settings.node_id, turn.held.tasks.keys()
+            self._store.renew_short(node, gap_ms=EVER, but=but, now=turn.now)
             turn.gap = math.inf
         turn.after(partial(self._remember_spared, history))
 
@@ -69,7 +70,7 @@ class Failover:
         history = self._store.history
         if not history.timeline or self._reconciled == history or self._memory.surplus:
             return
-        if self._memory.is_served_by(self._executor):
+        if self._memory.is_served_by(self._executor) and not turn.held.node:
             self._store.record_reconciled(self._memory.settings.node_id)
             turn.again = True  # claims may have waited for it
             turn.after(partial(self._remember_reconciled, history))

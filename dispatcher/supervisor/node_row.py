@@ -66,7 +66,7 @@ class NodeRow:
         memory, settings = self._memory, self._memory.settings
         if memory.hello is None and settings.session is None:
             return
-        if turn.at >= self._written_at + self._interval:
+        if turn.at >= self._written_at + self._interval and not turn.held.node:
             row = own_row(settings, memory.hello, now=turn.now, interval=self._interval)
             row = replace(row, timeline=self._failover.reconciled_timeline)
             if not self._store.record_node(row):

@@ -48,7 +48,8 @@ class Reaper:
         shortest = self._memory.live.shortest_lease
         renewed = shortest < math.inf and turn.at >= self._renewed_at + shortest / 3
         if renewed:
-            self._store.renew(self._memory.settings.node_id, now=turn.now)
+            node, but = self._memory.settings.node_id, turn.held.tasks.keys()
+            self._store.renew(node, but=but, now=turn.now)
         connected = self._memory.hello is not None
         turn.after(partial(self._remember_checked, turn.at, renewed=renewed, connected=connected))
 
@@ -66,7 +67,11 @@ class Reaper:
             return
         node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
-        expired = [run for run in expired if not self._is_retrying(run, turn.at)]
+        expired = [
+            run
+            for run in expired
+            if run.run_uid not in turn.held.tasks and not self._is_retrying(run, turn.at)
+        ]
         lost = self._confirmed(expired, turn)
         for run in lost:
             reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
@@ -80,7 +85,9 @@ class Reaper:
         """Begin to end workers that declared their end and did not exit in time."""
         for live in self._memory.live.past_exits(turn.at):
             uid, by = live.uid, live.exit_by
-            if uid in turn.closed or by is None or not self._executor.has_answered(since=by):
+            if uid in turn.closed or uid in turn.held.tasks:
+                continue
+            if by is None or not self._executor.has_answered(since=by):
                 continue
             run = self._store.open_run(uid)
             if run is not None and run.declared is not None:
@@ -147,7 +154,8 @@ class Reaper:
 
     def _spare(self, turn: Turn, gap_ms: int) -> None:
         node = self._memory.settings.node_id
-        spared = self._store.renew_short(node, gap_ms=gap_ms, now=turn.now)
+        but = turn.held.tasks.keys()
+        spared = self._store.renew_short(node, gap_ms=gap_ms, but=but, now=turn.now)
         if spared:
             turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 

@@ -57,7 +57,11 @@ class Recorder:
         }
 
     def record(self, turn: Turn, event: Event) -> None:
-        self._recordings[type(event)](turn, event)
+        """Record an event, or keep it while others have locked the rows that it needs."""
+        if turn.held and _waits(turn, event):
+            turn.kept.append(event)
+        else:
+            self._recordings[type(event)](turn, event)
 
     def record_ends(self, turn: Turn) -> None:
         """Settle the runs whose ends this turn recorded, once; the executor forgets them."""
@@ -95,20 +99,23 @@ class Recorder:
     def _connected(self, turn: Turn, event: Connected) -> None:
         """Reconcile store and executor: at start, after a crash and after an unknown commit."""
         self.record_ends(turn)
-        runs = self._store.open_runs(self._memory.settings.node_id)
-        if self._workers.declare_again(turn, runs):
+        runs, held = self._store.open_runs(self._memory.settings.node_id), turn.held.tasks
+        if self._workers.declare_again(turn, (run for run in runs if run.run_uid not in held)):
             runs = self._store.open_runs(self._memory.settings.node_id)
         found = compare(runs, event.runs, at=turn.at)
         turn.again = True  # what follows is work of its own
         turn.after(partial(self._remember, event.hello, found, turn.now, turn.at))
+        uncompared = {run.run_uid for run in runs} & held.keys()
+        turn.after(partial(setattr, self._memory, "uncompared", uncompared))
         reports = {report.uid: report for report in event.runs}
         unknown = [run for run, end in found.over if end is None]
         living = self._stranded.living(turn, unknown)
-        over = [(run, end) for run, end in found.over if run.run_uid not in living]
-        known = [*((run, reports.get(run.run_uid)) for run, _ in over), *found.live]
+        over = [(run, end) for run, end in found.over if run.run_uid not in {*living, *held}]
+        goes_on = [(run, report) for run, report in found.live if run.run_uid not in held]
+        known = [*((run, reports.get(run.run_uid)) for run, _ in over), *goes_on]
         self._record_missed_starts(turn, known)
         self._settler.settle(turn, over)
-        for _, report in found.live:
+        for _, report in goes_on:
             self._record_facts(turn, report)
         closed = self._store.known_runs(report.uid for report in found.surplus)
         for report in found.surplus:
@@ -254,6 +261,16 @@ class Recorder:
         live = self._memory.live.get(uid)
         ids = live.ids() if live is not None else {"run": uid}
         getattr(log, level)(event, **facts, **ids)
+
+
+def _waits(turn: Turn, event: Event) -> bool:
+    """Return whether an event waits for rows that others have locked.
+
+    A greeting waits for the node's own row, as only then all claims of the node are known; and what
+    came after it waits for the greeting.
+    """
+    greets = (isinstance(one, Connected) for one in (event, *turn.kept))
+    return (turn.held.node and any(greets)) or getattr(event, "uid", None) in turn.held.tasks
 
 
 def _began(report: wire.RunReport, at: Instant) -> Instant:

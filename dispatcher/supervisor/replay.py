@@ -43,39 +43,58 @@ class Replay:
         duties: Sequence[Operation],
         at: Instant,
     ) -> None:
-        """Run each operation alone; a request or event leaves its list once it is done."""
+        """Run each operation alone; a request or event leaves its list once it is done.
+
+        An event whose rows others have locked stays, and with a greeting all that follows.
+        """
         while unanswered:
-            request = unanswered[0]
-            try:
-                self._transactor.run([partial(self._workers.record, requests=[request])], at)
-            except StoreRefused as error:
-                log.exception("store.refused", operation="request", error=str(error))
-                self._workers.refuse(request, error)
+            self._answer_alone(unanswered[0], at)
             unanswered.pop(0)
-        while inbox:
-            event = inbox[0]
-            if isinstance(event, Connected):
-                for report in event.runs:
-                    if report.state is wire.RunState.GONE:
-                        self._record_alone(exited(report, at=at), at)
-            self._record_alone(event, at)
-            inbox.pop(0)
+        place = 0
+        while place < len(inbox):
+            event = inbox[place]
+            if self._is_recorded(event, at):
+                inbox.pop(place)
+            elif isinstance(event, Connected):
+                break
+            else:
+                place += 1
         for duty in duties:
             try:
                 self._transactor.run([self._lock, duty], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation=duty.__name__, error=str(error))
 
-    def _record_alone(self, event: Event, at: Instant) -> None:
-        """Record one event; if the store refuses it, hold its task for an internal error."""
+    def _answer_alone(self, request: Request, at: Instant) -> None:
+        locked = partial(self._lock, requests=[request])
+        try:
+            self._transactor.run([locked, partial(self._workers.record, requests=[request])], at)
+        except StoreRefused as error:
+            log.exception("store.refused", operation="request", error=str(error))
+            self._workers.refuse(request, error)
+
+    def _is_recorded(self, event: Event, at: Instant) -> bool:
+        """Record one event, unless it waits for rows that others have locked."""
+        if isinstance(event, Connected):
+            for report in event.runs:
+                if report.state is wire.RunState.GONE:
+                    self._record_alone(exited(report, at=at), at)
+        return self._record_alone(event, at)
+
+    def _record_alone(self, event: Event, at: Instant) -> bool:
+        """Record one event; if the store refuses it, hold its task for an internal error.
+
+        Returns False if it waits for rows that others have locked.
+        """
         locked = partial(self._lock, events=[event])
         record = partial(self._recorder.record, event=event)
         try:
             kept = (self._recorder.record_ends, self._recorder.record_starts)
-            self._transactor.run([locked, record, *kept], at)
+            return not self._transactor.run([locked, record, *kept], at).kept
         except StoreRefused as error:
             log.exception("store.refused", operation=type(event).__name__, error=str(error))
             self._hold_for_internal_error(event, f"internal error: {error}", at)
+            return True
 
     def _hold_for_internal_error(self, event: Event, reason: str, at: Instant) -> None:
         if isinstance(event, Connected | Disconnected | wire.Stray | wire.Door):

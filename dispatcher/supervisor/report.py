@@ -32,6 +32,7 @@ def daemon_report(memory: Memory, executor: ExecutorApi, at: Instant) -> DaemonR
         stranded=tuple(memory.stranded.values()),
         workers_shut_out=memory.workers_unreachable,
         claims_postponed=memory.claims_postponed,
+        rows_locked=memory.locked,
         paused=pause.reason,
         paused_for_s=round(max(0.0, pause.until - at), 3),
         bears=pause.capacity,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
-from dispatcher.errors import CommitUnknown, StoreForbidden, StoreRefused, StoreUnavailable
+from dispatcher.errors import CommitUnknown, StoreForbidden, StoreLocked, StoreRefused
 from dispatcher.executor_api import Event, ExecutorApi
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
@@ -41,7 +41,7 @@ from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.transactor import FailedOver, Operation, Transactor
+from dispatcher.supervisor.transactor import FAILURES, FailedOver, Operation, Transactor
 from dispatcher.supervisor.turn import Memory, Request, Shared, SupervisorSettings
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
 from dispatcher.times import LONG_AGO, Instant
@@ -150,11 +150,12 @@ class Supervisor:
         """Do what is due, and the deferrable work, or plan another try."""
         works = self._registry.has_row
         try:
-            if not works:
-                self._register(unanswered, at)
+            if not works:  # what happened is kept, and workers try again
+                self._workers.request_retry(unanswered, at=at)
+                self._transactor.run([self._registry.register], at)
             else:
-                self._perform(unanswered, self._resting() if rests else self._duties(), at)
-        except (StoreUnavailable, StoreForbidden, StoreRefused, CommitUnknown, FailedOver) as error:
+                self._attempt(unanswered, self._resting() if rests else self._duties(), at)
+        except FAILURES as error:
             if isinstance(error, StoreForbidden) and not self._has_worked:
                 raise
             self._workers.request_retry(unanswered, at=at)
@@ -170,11 +171,6 @@ class Supervisor:
             for chore in self._chores:
                 if not rests or chore.due <= at:
                     chore.do(at)
-
-    def _register(self, unanswered: list[Request], at: Instant) -> None:
-        """Make this node's row ours; what happened meanwhile is kept, and workers try again."""
-        self._workers.request_retry(unanswered, at=at)
-        self._transactor.run([self._registry.register], at)
 
     def leave(self) -> None:
         """Give up this node's row, unless runs of it go on: the next daemon takes it at once."""
@@ -225,19 +221,23 @@ class Supervisor:
         return self._memory.live.shortest_lease
 
     def report(self, *, at: Instant) -> DaemonReport:
+        done_at = self._transactor.committed_at
         return replace(
             daemon_report(self._memory, self._executor, at),
             full_queues=self._claimer.full_queues(),
             store_silent_for_s=self._outage.silent_for(at),
             unregistered=self._registry.report(),
             postponed={one.name: one.error for one in self._chores if one.error is not None},
-            tick_age_s=self._tick_age(at),
+            tick_age_s=None if done_at is None else age(max(done_at, self._rested_at), at),
         )
 
-    def _tick_age(self, at: Instant) -> float | None:
-        """Return the seconds since a tick committed, or had nothing to do."""
-        committed_at = self._transactor.committed_at
-        return None if committed_at is None else age(max(committed_at, self._rested_at), at)
+    def _attempt(self, unanswered: list[Request], duties: Sequence[Operation], at: Instant) -> None:
+        """Perform a tick, again without the rows that others have locked if it waited for one."""
+        try:
+            self._perform(unanswered, duties, at)
+        except StoreLocked:
+            self._locking.pass_over()
+            self._perform(unanswered, duties, at)
 
     def _perform(self, unanswered: list[Request], duties: Sequence[Operation], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""
@@ -246,8 +246,8 @@ class Supervisor:
         reported = [partial(self._recorder.record, event=event) for event in self._inbox]
         kept = (self._recorder.record_ends, self._recorder.record_starts)
         try:
-            self._transactor.run([locked, requested, *reported, *kept, *duties], at)
-            self._inbox.clear()
+            turn = self._transactor.run([locked, requested, *reported, *kept, *duties], at)
+            self._inbox[:] = turn.kept
             unanswered.clear()
         except StoreRefused:
             self._replay.run(unanswered, self._inbox, duties, at)
@@ -293,7 +293,7 @@ class Supervisor:
         longest = min(self._memory.settings.poll, self.shortest_lease / 4)
         latest = at + (self._rest.longest if rests else longest)
         pause, stop_by = self._memory.pause, self._memory.stopping.deadline
-        instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
+        instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by, self._locking.due]
         instants += [self._claimer.scheduled.at, self._claimer.retry.at, self._absence.due]
         instants += [self._timeouts.due, self._timeouts.tasks.at, self._reaper.expiry.at]
         instants += [self._node_row.due, self._rest.work_at, *(chore.due for chore in self._chores)]

@@ -2,8 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import (
+    CommitUnknown,
+    DispatcherError,
+    StoreForbidden,
+    StoreRefused,
+    StoreUnavailable,
+)
 from dispatcher.history import History
 from dispatcher.store.api import Transactions, Version
 from dispatcher.supervisor.turn import Memory, Turn
@@ -14,6 +21,10 @@ Operation = Callable[[Turn], None]
 
 class FailedOver(DispatcherError):
     """A replica took over the server, and nothing was recorded: compare the runs anew, go on."""
+
+
+#: After one of these a tick, which has left no trace, is tried again.
+FAILURES: Final = (StoreUnavailable, StoreForbidden, StoreRefused, CommitUnknown, FailedOver)
 
 
 class Transactor:
@@ -35,8 +46,8 @@ class Transactor:
         """Prepare for the transactions of a tick; see `Turn.caught_up`."""
         self.again, self._caught_up, self.version = False, caught_up, None
 
-    def run(self, operations: Sequence[Operation], at: Instant) -> None:
-        """Run operations in one transaction, and after its commit their effects.
+    def run(self, operations: Sequence[Operation], at: Instant) -> Turn:
+        """Run operations in one transaction, and after its commit their effects; return its turn.
 
         Raises `FailedOver`, without running any, if the store's history is another one.
         """
@@ -59,3 +70,4 @@ class Transactor:
         self.committed_at = at
         for effect in turn.effects:
             effect()
+        return turn

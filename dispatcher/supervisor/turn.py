@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Struct
 
 from dispatcher import wire
-from dispatcher.daemon_report import StrandedReport
-from dispatcher.executor_api import ExecutorApi, StartSettings
+from dispatcher.daemon_report import LockReport, StrandedReport
+from dispatcher.execution import NONE_HELD, Held
+from dispatcher.executor_api import Event, ExecutorApi, StartSettings
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.live_runs import LiveRuns
@@ -117,6 +118,12 @@ class Memory:
     belong to the next task. Without the unkillable ones, which may never be gone."""
     stranded: dict[RunUid, StrandedReport] = field(default_factory=dict)
     """Open runs that no executor knows, of which something may live on this host."""
+    held: Held = NONE_HELD
+    """What others had locked when that was looked at last; nothing unless it made a tick fail."""
+    locked: LockReport | None = None
+    """What of that is reported; None: nothing is, or was only for a moment."""
+    uncompared: set[RunUid] = field(default_factory=set)
+    """Open runs that were locked when an executor greeted us: another greeting compares them."""
     hello: wire.Hello | None = None
     """The greeting of the executor whose runs are reconciled; None: there is none."""
     workers_unreachable: str | None = None
@@ -160,6 +167,10 @@ class Turn:
     """Whether all input that had arrived by now is in it: if not, no deadline is judged."""
     looks: bool = True
     """Whether it searches for what others have written; see `looks.Looks`."""
+    held: Held = NONE_HELD
+    """What others have locked, and this transaction leaves out."""
+    kept: list[Event] = field(default_factory=list)
+    """Events that wait for such rows."""
     pending_starts: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: a start whose exit follows in the same turn needs no write."""
     pending_ends: dict[RunUid, wire.Exited | wire.StartFailed] = field(default_factory=dict)

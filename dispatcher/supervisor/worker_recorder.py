@@ -41,8 +41,15 @@ class WorkerRecorder:
     def record(self, turn: Turn, requests: Iterable[Request]) -> None:
         """Record messages; the answers leave after the commit.
 
-        Beats are recorded together, but before any later message of the same task.
+        Beats are recorded together, but before any later message of the same task. Workers whose
+        rows others have locked are to try again.
         """
+        if turn.held.tasks:
+            held = {*turn.held.tasks.values()}
+            requests = [*requests]
+            waiting = [one for one in requests if one.message.task_id in held]
+            turn.after(partial(self.request_retry, waiting, at=turn.at))
+            requests = [one for one in requests if one.message.task_id not in held]
         beats: list[Request] = []
         for request in requests:
             if isinstance(request.message, Beat):
@@ -95,7 +102,8 @@ class WorkerRecorder:
             turn.after(partial(log.warning, "workers.unreachable", reason=door.shut))
         else:
             node = self._memory.settings.node_id
-            leases = self._store.renew_short(node, gap_ms=EVER, now=turn.now)
+            but = turn.held.tasks.keys()
+            leases = self._store.renew_short(node, gap_ms=EVER, but=but, now=turn.now)
             turn.gap = math.inf
             turn.after(partial(log.warning, "workers.reachable", leases=leases))
         turn.after(partial(self._remember_door, door))

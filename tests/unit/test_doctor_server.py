@@ -29,6 +29,7 @@ HEALTHY = ServerFacts(
     now=StoreTime(1_000_000),
     took=0.0,
     holders=(),
+    lockers=(),
     dead=("runs", 100, 1000),
     queue=0.0,
     oldest=None,

@@ -6,7 +6,13 @@ import sys
 import psycopg
 import pytest
 
-from dispatcher.errors import StoreForbidden, StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.errors import (
+    StoreForbidden,
+    StoreLocked,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from dispatcher.store import postgresql_errors
 from dispatcher.store.postgresql_text import Writes, translated, writes_of
 from dispatcher.store.statements import nodes, supervisor, workers
@@ -38,7 +44,7 @@ def test_literals_comments_and_casts_hold_no_parameter(statement: str) -> None:
         ("40001", StoreUnavailable, "try again", False),
         ("53100", StoreUnavailable, "room on its disk", False),
         ("53300", StoreUnavailable, "CONNECTION LIMIT", False),
-        ("55P03", StoreUnavailable, "held a lock for more than 5 s", False),
+        ("55P03", StoreLocked, "held a lock for more than 5 s", False),
         ("57014", StoreUnavailable, "slows it down", False),
         ("57P01", StoreUnavailable, "is the server up", True),
         ("25006", StoreUnavailable, "name the primary", True),

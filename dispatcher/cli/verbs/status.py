@@ -142,6 +142,8 @@ def _faults(standing: Standing) -> list[str]:
     faults += report.config_mistakes
     if (why := report.workers_shut_out) is not None:
         faults.append(f"workers cannot connect, and their leases wait: {why}")
+    if (locked := report.rows_locked) is not None and not locked.node_row:  # then it is an obstacle
+        faults.append(locked.describe())
     held = report.unkillable_because
     for task_id, why in islice(held.items(), MOST_HELD):
         faults.append(f"task {task_id} is not proved gone and keeps its slot: {why}")

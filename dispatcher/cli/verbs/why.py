@@ -14,6 +14,7 @@ from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.cli.several import each_id, one_id, task_ids_argument
 from dispatcher.client import Client
 from dispatcher.config.settings import LeasesSection
+from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import NoTask
 from dispatcher.execution import KILL_GRACE_MS, LOCAL
 from dispatcher.host import marks
@@ -166,16 +167,24 @@ def _explain_running(
         yield from _explain_ending(task, run, status, ahead, leases)
     else:
         yield from _explain_lease(there, run, status)
-    if (report := status.report) is not None:
-        if why := report.unkillable_because.get(task.id):
-            yield f"it is not proved gone, and keeps its slot: {why}"
-        if why := report.unsignalled_because.get(task.id):
-            yield why
+    if status.report is not None:
+        yield from _reported(task, status.report)
     yield from _last_heartbeat(run, status)
     if there is not None:
         return
     yield from (reason.text for reason in status.daemon_obstacles())
     yield from (reason.text for reason in status.faults())
+
+
+def _reported(task: Task, report: DaemonReport) -> Iterator[str]:
+    """Yield what the daemon reports of a running task."""
+    if why := report.unkillable_because.get(task.id):
+        yield f"it is not proved gone, and keeps its slot: {why}"
+    if why := report.unsignalled_because.get(task.id):
+        yield why
+    locked = report.rows_locked
+    if locked is not None and task.id in locked.tasks and not locked.node_row:
+        yield locked.describe()  # otherwise it is an obstacle
 
 
 def _explain_elsewhere(there: NodeView, run: Run, status: Standing) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 All that a transaction may wait for it locks by its first statements: tasks, lowest id first, then
 runs, lowest task first; later keys, then environments, lowest id first. What it searches for it
-locks without waiting (SKIP LOCKED), and a changed row then has to match again.
+locks without waiting (SKIP LOCKED), and a changed row then has to match again. While another
+transaction does not end, a daemon locks what it can name without waiting, too (`FREE_…`).
 
 The lock of a task is NO KEY UPDATE, as that of its changes: PostgreSQL takes KEY SHARE of it for a
 run that is changed twice in a transaction.
@@ -24,14 +25,34 @@ SELECT id FROM tasks WHERE id IN (
 ORDER BY id FOR NO KEY UPDATE
 """
 
-OPEN_RUNS = f"""
-SELECT uid FROM runs WHERE outcome IS NULL AND id IN (
+FREE_TASKS = f"{TASKS.rstrip()} SKIP LOCKED\n"
+
+NAMED_RUNS = f"""
+SELECT uid, task_id FROM runs WHERE outcome IS NULL AND id IN (
     SELECT runs.id FROM {_NAMED} JOIN runs ON runs.task_id = given.task_id
         AND runs.outcome IS NULL
     UNION ALL SELECT runs.id FROM {_NAMED} JOIN runs ON runs.uid = given.uid
     UNION ALL SELECT id FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL)
-ORDER BY task_id FOR UPDATE
+ORDER BY task_id
 """
+
+OPEN_RUNS = f"{NAMED_RUNS.rstrip()} FOR UPDATE\n"
+
+FREE_RUNS = f"{NAMED_RUNS.rstrip()} FOR UPDATE SKIP LOCKED\n"
+
+# Whether others have locked the row of a node: otherwise it is locked now.
+NODE_IS_HELD = f"""
+SELECT id FROM nodes WHERE id = :node AND id NOT IN ({NODE} SKIP LOCKED)
+"""
+
+_OF_NODE = "outcome IS NULL AND node = :node"
+
+
+def but(statement: str) -> str:
+    """Return a change of the open runs of a node that leaves out those `given` by their uids."""
+    left_out = f"{_OF_NODE} AND uid NOT IN (SELECT given.uid FROM {given('uid')})"
+    return statement.replace(_OF_NODE, left_out)
+
 
 # A row that another transaction adds cannot be locked, but its key can: by one of 1024 numbers, as
 # a server has room for few such locks.
