@@ -22,6 +22,7 @@ from tests.command import Command
 from tests.reports import report
 from tests.simulation import NODE, SETTINGS, World
 from tests.unit.replicated import Host, settings
+from tests.unit.test_locked_rows import LockedHosts
 from tests.unit.test_registry import THEIRS
 from tests.unit.test_supervisor import Unwell
 
@@ -173,6 +174,15 @@ def failed_over() -> Scene:
     return world, task
 
 
+def node_locked() -> Scene:
+    hosts = LockedHosts(count=1, node_id=NODE)
+    (world,) = hosts.start()
+    hosts.locks.nodes.add(NODE)
+    task = world.submit()
+    hosts.run_for(2)
+    return world, task
+
+
 def node_paused() -> Scene:
     world = begun()
     fault = wire.StartFailed(uid=wire.RunUid(""), fault=wire.Fault.HOST, error="no descriptors")
@@ -269,6 +279,13 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
         (
             "the store failed over or was restored, and may have forgotten claims: nothing is"
             " claimed for 10 s more, as nodes that it forgot may come back"
+        ),
+    ),
+    Obstacle.NODE_LOCKED: (
+        node_locked,
+        (
+            f"another session (pid 7 at {NODE}) holds a lock on this node's row; nothing is"
+            " claimed until it ends"
         ),
     ),
     Obstacle.NODE_PAUSED: (
