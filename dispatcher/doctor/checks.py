@@ -14,7 +14,7 @@ from dispatcher.calendar import Calendar
 from dispatcher.config import of_service
 from dispatcher.config.config import Config
 from dispatcher.doctor import named_files
-from dispatcher.doctor.finding import Finding, bad, from_error, ok, skipped, warning
+from dispatcher.doctor.finding import Finding, bad, counts, from_error, ok, skipped, warning
 from dispatcher.doctor.free_space import existing, rooms
 from dispatcher.doctor.processes import how_to_restart, processes
 from dispatcher.doctor.server import server
@@ -200,7 +200,7 @@ def _sockets(config: Config) -> Iterator[Finding]:
 def _filesystem(config: Config, mountinfo: Path, integrity: Report | None) -> Iterator[Finding]:
     path = database_path(config.store_url)
     if path is None:
-        yield from server(config)
+        yield from server(config, whole=integrity is not None)
         return
     try:
         refuse_place(path, mountinfo)
@@ -242,6 +242,8 @@ def _store(config: Config, integrity: Report | None) -> Iterator[Finding]:
     if found.calendar is not None:
         yield _clock(found.calendar)
     yield _integrity(found.problems)
+    if found.wrong_counts is not None or found.problems is None:
+        yield counts(found.wrong_counts)
     yield _identity(found, remembered)
 
 

@@ -7,13 +7,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from dispatcher.config.config import Config
-from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
+from dispatcher.doctor.finding import Finding, bad, counts, from_error, ok, warning
 from dispatcher.errors import DispatcherError
 from dispatcher.store.engine import transaction
 from dispatcher.store.open import open_on_server, server_of
 from dispatcher.times import wall_clock
 
 if TYPE_CHECKING:
+    from dispatcher.store.api import ReaderStore
     from dispatcher.store.server_facts import ServerFacts
 
 #: Seconds to wait for the server.
@@ -46,9 +47,9 @@ _REMEDIES: Final = {
 }
 
 
-def server(config: Config) -> Iterator[Finding]:
-    """Check the store on a server, then the server."""
-    yield _store(config)
+def server(config: Config, *, whole: bool = True) -> Iterator[Finding]:
+    """Check the store on a server, then the server; if `whole`, count each task and run."""
+    yield from _store(config, whole=whole)
     try:
         at = server_of(config.store_url, config.store_schema, patience=PATIENCE)
         from dispatcher.store import server_facts  # noqa: PLC0415 - with the driver
@@ -68,16 +69,28 @@ def server(config: Config) -> Iterator[Finding]:
     yield from check_dead_rows(facts)
 
 
-def _store(config: Config) -> Finding:
+def _store(config: Config, *, whole: bool) -> Iterator[Finding]:
+    url, schema = config.store_url, config.store_schema
     try:
-        store = open_on_server(
-            config.store_url, config.store_schema, config.state_dir, PATIENCE, create=False
-        )
-        with closing(store), transaction(store.engine, write=True):
-            pass  # it shows the server's timeline, which a snapshot does not ask for
+        with closing(
+            open_on_server(url, schema, config.state_dir, PATIENCE, create=False)
+        ) as store:
+            with transaction(store.engine, write=True):
+                pass  # it shows the server's timeline, which a snapshot does not ask for
+            counted = _counts(store) if whole else counts(None)
     except DispatcherError as error:
-        return from_error("store", error)
-    return ok("store", f"{config.store_url}, schema {config.store_schema}, {store.identity}")
+        yield from_error("store", error)
+        return
+    yield ok("store", f"{url}, schema {schema}, {store.identity}")
+    yield counted
+
+
+def _counts(store: ReaderStore) -> Finding:
+    try:
+        with store.snapshot():
+            return counts(store.wrong_counts())
+    except DispatcherError as error:
+        return from_error("counts", error)
 
 
 def check_schemas(facts: ServerFacts) -> Finding:

@@ -217,6 +217,13 @@ class ReaderStore(Transactions, Protocol):
     def outcomes(self) -> Mapping[Outcome, int]:
         """Return the number of closed runs by outcome, without zeros."""
 
+    def wrong_counts(self) -> Mapping[tuple[str, str], int]:
+        """Return how many more tasks there are than `counts` says, by queue and state.
+
+        By an empty name and an outcome, how many more closed runs than `outcomes` says. Only tables
+        that were loaded or emptied by hand can differ. Reads every task and run.
+        """
+
     def leases(self) -> Leases:
         """Return the state of all running tasks' leases, local claims included."""
 
@@ -398,6 +405,9 @@ class OperatorStore(ReaderStore, Protocol):
         and if its key is in use in the new queue. A new total time-out counts from the submit or
         `retry`; the queue time-out counts anew from `now` if either changes.
         """
+
+    def mend_counts(self) -> bool:
+        """Correct what `wrong_counts` returns; False if nothing is wrong."""
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         """Stop all claims from a queue; False if it was paused already."""

@@ -1,6 +1,6 @@
 """Examines a database without changing it: its schema, and whether it is damaged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ from dispatcher.calendar import Calendar
 from dispatcher.errors import StoreUnavailable, StoreUnusable
 from dispatcher.store import migrate, migrations, sqlite_errors
 from dispatcher.store.clock import Clock
+from dispatcher.store.counting import wrong_counts
 from dispatcher.store.engine import transaction
 from dispatcher.store.migrate import LINEAGE, lineage
 from dispatcher.store.sqlite import SqliteEngine
@@ -40,6 +41,8 @@ class Examined(Struct, frozen=True, kw_only=True):
     """Dates of the host's clock; None in a database of another schema."""
     problems: tuple[str, ...] | None
     """Damage; None: the pages were not checked."""
+    wrong_counts: Mapping[tuple[str, str], int] | None
+    """As `ReaderStore.wrong_counts`; None: damaged, of another schema, or not checked."""
 
 
 def examine(path: Path, *, patience: float, check: Report | None = None) -> Examined:
@@ -53,6 +56,7 @@ def examine(path: Path, *, patience: float, check: Report | None = None) -> Exam
         with transaction(engine, write=False):
             stores = lineage(engine.rows(LINEAGE))
         known = len(migrations.MIGRATIONS)
+        problems = None if check is None else _problems(engine, check)
         return Examined(
             schema=schema,
             known=known,
@@ -60,7 +64,8 @@ def examine(path: Path, *, patience: float, check: Report | None = None) -> Exam
             identity=identity,
             lineage=stores,
             calendar=_calendar(engine) if schema == known else None,
-            problems=None if check is None else _problems(engine, check),
+            problems=problems,
+            wrong_counts=_wrong_counts(engine) if problems == () and schema == known else None,
         )
 
 
@@ -69,6 +74,11 @@ def _calendar(engine: SqliteEngine) -> Calendar:
     with transaction(engine, write=False):
         clock.begin(engine, write=False)
         return clock.calendar(engine)
+
+
+def _wrong_counts(engine: SqliteEngine) -> Mapping[tuple[str, str], int]:
+    with transaction(engine, write=False):
+        return wrong_counts(engine)
 
 
 def _problems(engine: SqliteEngine, report: Report) -> tuple[str, ...]:

@@ -27,6 +27,9 @@ SELECT EXISTS (SELECT 1 FROM tasks), EXISTS (SELECT 1 FROM runs), EXISTS (SELECT
 #: The type of a column of texts in a definition.
 _TEXT: Final = re.compile(r"(?<=[a-z_] )TEXT\b")
 
+#: The end of a statement; in the body of a trigger or function lines are indented, or begin END.
+_END: Final = re.compile(r";(?!\n(?: |END))")
+
 
 class Allow(Protocol):
     """Raises if an upgrade may not happen; `alone`: older dispatchers cannot work on after it."""
@@ -177,8 +180,12 @@ def _number(meta: Mapping[str, str], key: str) -> int | None:
 
 
 def _apply(engine: Engine, migrations: Sequence[str]) -> None:
+    from dispatcher.store import counting_text  # noqa: PLC0415 - few commands make tables
+
     dialect = engine.dialect
+    counting = counting_text.ON_SERVERS if dialect.shared else counting_text.EMBEDDED
     for text in migrations:
-        for statement in text.format(row_id=dialect.row_id).split(";"):
+        whole = text.format(row_id=dialect.row_id, counting=counting)
+        for statement in _END.split(whole):
             if statement.strip():
                 engine.change(_TEXT.sub(lambda _: dialect.text, statement))

@@ -98,6 +98,11 @@ class SqlOperator(SqlPruner):
             values = {"given": rows_of([{"id": one} for one in task_ids]), "queue": queue}
             self.engine.rows(locks_sql.KEYS_OF, values)
 
+    def mend_counts(self) -> bool:
+        from dispatcher.store import counting  # noqa: PLC0415 - for `migrate`
+
+        return counting.mend_counts(self.engine)
+
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}
         refuse_nul(values)

@@ -151,6 +151,11 @@ class SqlReader(SqlTransactions):
     def outcomes(self) -> Mapping[Outcome, int]:
         return {Outcome(outcome): runs for outcome, runs in self.engine.rows(sql.OUTCOMES)}
 
+    def wrong_counts(self) -> Mapping[tuple[str, str], int]:
+        from dispatcher.store import counting  # noqa: PLC0415 - for `doctor`
+
+        return counting.wrong_counts(self.engine)
+
     def leases(self) -> Leases:
         (row,) = self.engine.rows(sql.LEASES)
         return Leases(row[0], *map(time_from, row[1:]))

@@ -14,10 +14,10 @@ from pysqlite3 import dbapi2
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnusable
 from dispatcher.store import forks, sqlite_errors
-from dispatcher.store.engine import NONE, Dialect, Row, Values
+from dispatcher.store.engine import NONE, Row, Values
 from dispatcher.store.names import refuse_second_name, watched_files
 from dispatcher.store.sqlite_library import check_library
-from dispatcher.store.sqlite_text import bound
+from dispatcher.store.sqlite_text import DIALECT, bound
 from dispatcher.times import instant, sleep
 
 #: Seconds between two tries for the write lock. SQLite's own handler waits longer each time, so one
@@ -56,15 +56,7 @@ class SqliteEngine:
     `begin` waits up to `patience` seconds for other writers.
     """
 
-    dialect = Dialect(
-        row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
-        text="TEXT",
-        shared=False,
-        each_pair="json_each(CASE WHEN json_valid({text}) THEN {text} ELSE '{}' END)",
-        text_in_command="""instr((SELECT group_concat(value, ' ')
-            FROM json_each(CASE WHEN json_valid(command) THEN command ELSE '[]' END)),
-            nullif(:text, ''))""",
-    )
+    dialect = DIALECT
 
     def __init__(self, path: Path | None, *, patience: float) -> None:
         self._pid = os.getpid()

@@ -4,7 +4,17 @@ import re
 from functools import cache
 from typing import Final
 
-from dispatcher.store.engine import Batch, Values
+from dispatcher.store.engine import Batch, Dialect, Values
+
+DIALECT: Final = Dialect(
+    row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
+    text="TEXT",
+    shared=False,
+    each_pair="json_each(CASE WHEN json_valid({text}) THEN {text} ELSE '{}' END)",
+    text_in_command="""instr((SELECT group_concat(value, ' ')
+        FROM json_each(CASE WHEN json_valid(command) THEN command ELSE '[]' END)),
+        nullif(:text, ''))""",
+)
 
 #: A batch of rows (`statements.given`), and locks of rows, which a single writer does not need.
 _BATCH: Final = re.compile(r"json_to_recordset\(CAST\(:(\w+) AS json\)\) AS (\w+)\(([^)]*)\)")

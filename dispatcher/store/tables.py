@@ -1,6 +1,6 @@
 """The tables of a new database, for every engine; `migrations` brings older ones here.
 
-`{row_id}` is an integer primary key without reuse.
+`{row_id}` is an integer primary key without reuse, `{counting}` what keeps `counts`.
 """
 
 from typing import Final
@@ -223,7 +223,6 @@ CREATE INDEX runs_here ON runs (node, task_id) WHERE outcome IS NULL;
 CREATE INDEX runs_declared ON runs (node) WHERE declared IS NOT NULL AND outcome IS NULL;
 CREATE INDEX runs_ending ON runs (node) WHERE ending IS NOT NULL AND outcome IS NULL;
 CREATE INDEX runs_takeover ON runs (takeover_at) WHERE takeover_at IS NOT NULL AND outcome IS NULL;
-CREATE INDEX runs_closed ON runs (outcome) WHERE outcome IS NOT NULL;
 
 CREATE TABLE paused_queues (
     queue TEXT PRIMARY KEY,
@@ -272,4 +271,4 @@ CREATE TABLE bulk_parts (
     CHECK ((tasks IS NULL) = (submitted IS NOT NULL))
 );
 CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
-"""
+{counting}"""

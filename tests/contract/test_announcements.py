@@ -48,6 +48,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "counts": ((), {}),
     "ready_since": ((), {}),
     "outcomes": ((), {}),
+    "wrong_counts": ((), {}),
     "leases": ((), {}),
     "requiring": ((), {"limit": 1}),
     "nodes": ((), {}),
@@ -286,6 +287,7 @@ CASES = [
         edit(state=TaskState.READY, reason="now", run_at=NOW),
     ),
     Case("edit", "running", False, running, edit(priority=5)),
+    Case("mend_counts", "none", False, nothing, lambda s, _: s.mend_counts()),
     Case("pause", "a queue", False, nothing, lambda s, _: s.pause("q", "why", now=NOW)),
     Case(
         *("resume", "a paused queue", True),

@@ -392,12 +392,27 @@ def test_r49_a_damaged_page_that_no_start_reads_is_found(used: Command) -> None:
     assert "skipped  integrity        no page was checked; without --quick, all are" in quick
 
 
-def test_quick_leaves_out_the_check_of_pages_alone(used: Command) -> None:
+def test_quick_leaves_out_the_checks_of_pages_and_counts_alone(used: Command) -> None:
     whole = [(one["check"], one["level"]) for one in used("doctor", "--json").json]
     quick = [(one["check"], one["level"]) for one in used("doctor", "--json", "--quick").json]
 
-    assert [("integrity", "ok")] == [one for one in whole if one not in quick]
-    assert [("integrity", "skipped")] == [one for one in quick if one not in whole]
+    both = ("integrity", "counts")
+    assert [(check, "ok") for check in both] == [one for one in whole if one not in quick]
+    assert [(check, "skipped") for check in both] == [one for one in quick if one not in whole]
+
+
+def test_wrong_counts_are_found_with_the_way_to_mend_them(used: Command) -> None:
+    with closing(dbapi2.connect(used.state_dir / "tasks.db")) as connection:
+        connection.execute("UPDATE counts SET many = 3")
+        connection.execute("INSERT INTO counts VALUES ('', 'lost', -2)")
+        connection.commit()
+    finding = found(used, "counts")
+
+    assert (Level.WARNING, "dispatcher migrate") == (finding.level, finding.remedy)
+    assert "count 2 too few lost runs, 2 too many ready tasks in default" in finding.text
+    assert "the counts of tasks were wrong; they are right now" in used("migrate").stderr
+    assert Level.OK is found(used, "counts").level
+    assert "" == used("migrate").stderr
 
 
 def test_a_check_reports_its_pages_as_it_goes(used: Command) -> None:
@@ -461,7 +476,7 @@ def test_a_file_that_is_not_a_database(used: Command) -> None:
 
 @pytest.mark.parametrize(
     ("more", "text"),
-    [(1, "schema {0}, older than {1}; start the"), (-1, "schema {0}, newer than {1}; upg")],
+    [(1, "schema {0}, older than {1}; start the"), (-3, "schema {0}, newer than {1}; upg")],
 )
 def test_a_schema_of_another_release(
     used: Command, more: int, text: str, monkeypatch: pytest.MonkeyPatch

@@ -53,7 +53,7 @@ def test_a_healthy_server_has_no_fault_but_the_settings_of_tests(shared: Command
     shared("submit", "--", "true")
     findings = list(doctor.server(load(str(shared.config_file))))
 
-    checks = ["store", "server", "schemas", "role", "clock", "encryption"]
+    checks = ["store", "counts", "server", "schemas", "role", "clock", "encryption"]
     checks += ["server settings"] * 3 + ["connections", "notifications", "dead rows"]
     assert checks == [one.check for one in findings]
     settings = [one.text.partition(":")[0] for one in findings if one.check == "server settings"]

@@ -20,14 +20,14 @@ from dispatcher.exit_codes import ExitCode
         "dispatcher doctor --json | jq '.[].level'",
     )
 )
-@click.option("--quick", is_flag=True, help="Leave out the check of every page of the database.")
+@click.option("--quick", is_flag=True, help="Check no page of the database, and count no task.")
 @json_option
 @config_option
 def command(*, quick: bool, as_json: bool) -> int:
     """Look for faults of this host, its store and its processes; exit 1 if it finds one.
 
     It changes nothing, and may run while the daemon works. It reads the whole database, which takes
-    some four seconds for a million tasks; --quick does not. Run it as root or as the daemon's user.
+    some five seconds for a million tasks; --quick does not. Run it as root or as the daemon's user.
     """
     try:
         config_as_caller(warn=False)

@@ -11,6 +11,7 @@ from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
 from dispatcher.exit_codes import ExitCode
 from dispatcher.store import migrations
+from dispatcher.store.api import Store
 from dispatcher.store.examine import examine
 from dispatcher.store.open import (
     database_path,
@@ -26,7 +27,7 @@ from dispatcher.store.open import (
 @json_option
 @config_option
 def command(*, check: bool, as_json: bool) -> int:
-    """Bring the database up to date with this dispatcher.
+    """Bring the database up to date with this dispatcher, and mend its counts if they are wrong.
 
     The daemon does this when it starts. Other verbs refuse an older database, because a daemon of
     the older version may be using it. Make a backup first: there is no way back to the older
@@ -34,9 +35,10 @@ def command(*, check: bool, as_json: bool) -> int:
     """
     config = config_as_owner()
     before, wanted = _schema(config)
+    mended = False
     if not check:
         with closing(lock_database(config.store_url, state_dir=config.state_dir)):
-            _open(config, upgrade=True)
+            mended = _mended(config)
     pending = check and before != wanted
     if as_json:
         after = before if check else wanted
@@ -46,6 +48,8 @@ def command(*, check: bool, as_json: bool) -> int:
     else:
         was = "no database yet" if before is None else f"schema {before}"
         click.echo(f"{was}; {'to do' if pending else 'now'}: schema {wanted}")
+    if mended:
+        click.echo("dispatcher: the counts of tasks were wrong; they are right now", err=True)
     return ExitCode.REFUSED if pending else ExitCode.OK
 
 
@@ -58,7 +62,7 @@ def _schema(config: Config) -> tuple[int | None, int]:
         return None, len(migrations.MIGRATIONS)
     found = examine(path, patience=PATIENCE)
     if found.schema > found.known:  # it raises, with the remedy
-        _open(config)
+        _open(config).close()
     return found.schema, max(found.schema, found.known)
 
 
@@ -70,20 +74,26 @@ def _schema_on_server(config: Config) -> tuple[int | None, int]:
     found = shared.version(server)
     if found is None or found <= known:
         return found, known
-    _open(config)  # it raises, with the remedy, unless this dispatcher may work with it
+    # It raises, with the remedy, unless this dispatcher may work with it.
+    _open(config).close()
     return found, found
 
 
-def _open(config: Config, *, upgrade: bool = False) -> None:
-    """Open the store, and close it."""
-    open_store(
+def _mended(config: Config) -> bool:
+    """Upgrade the store; return whether its counts were wrong, which are mended."""
+    with closing(_open(config, upgrade=True)) as store, store.transaction():
+        return store.mend_counts()
+
+
+def _open(config: Config, *, upgrade: bool = False) -> Store:
+    return open_store(
         config.store_url,
         schema=config.store_schema,
         state_dir=config.state_dir,
         patience=PATIENCE,
         upgrade=upgrade,
         made=_report_made,
-    ).close()
+    )
 
 
 def _report_made(name: str, others: tuple[str, ...]) -> None:
