@@ -18,7 +18,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
     "Tasks": {
         "submit": Verb("Submit a command as a task, or many from a file.", changes=True),
         "list": Verb("List tasks: what runs, needs you, waits, is over."),
-        "show": Verb("Show a task with all its runs."),
+        "show": Verb("Show a task with all its runs, and its events."),
         "why": Verb("Explain why a task is where it is, and what happens next."),
         "logs": Verb("Print what a task's run wrote."),
         "events": Verb("Print what happened, by whom and why."),

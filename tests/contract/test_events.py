@@ -1,6 +1,8 @@
 """Events: every move of a task, and every operator's action, with who and why."""
 
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,10 +15,13 @@ from dispatcher.events import UNKNOWN, WORKER, EventKind, Ledger, StoreEvent, no
 from dispatcher.execution import LOCAL
 from dispatcher.host.actor import acting_user
 from dispatcher.model import Declared, Node, Outcome, TaskState
+from dispatcher.operations.events import Follower
+from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import moves
+from dispatcher.times import Instant
 from dispatcher.words import Declaration
-from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlement
+from tests.contract.helpers import NODE, NOW, SHARED, OneByOne, later, new_task, settlement
 
 K = EventKind
 S = TaskState
@@ -270,6 +275,24 @@ def test_events_are_read_from_both_ends_and_in_gaps(store: OneByOne, ledger: Led
     assert [second] == store.new_events(ledger, after=first.id, limit=1)
     gaps = [range(first.id, second.id), range(third.id, fourth.id)]
     assert [first, third, fourth] == store.new_events(ledger, after=third.id, gaps=gaps, limit=9)
+
+
+@SHARED
+def test_a_follower_reads_what_was_committed_late(
+    raw: SqlStore, store: OneByOne, url: str, tmp_path: Path
+) -> None:
+    first = store.new()
+    follower = Follower(raw, at=Instant(0))
+
+    with closing(open_store(url, state_dir=tmp_path / "other", patience=5)) as other:
+        with other.transaction():
+            late = other.submit([new_task()], now=NOW)[0].task_id
+            early = store.new()
+            assert [early] == [one.task_id for one in follower.read(Instant(1))]
+        assert [late] == [one.task_id for one in follower.read(Instant(2))]
+
+    assert first < late < early
+    assert [] == follower.read(Instant(3))
 
 
 def test_a_kind_of_a_newer_dispatcher_and_a_damaged_row_are_read(store: OneByOne) -> None:

@@ -1,5 +1,6 @@
-"""`logs -f` and `submit --wait`, through the installed command."""
+"""`logs -f`, `events -f` and `submit --wait`, through the installed command."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +14,11 @@ from tests.eventually import PATIENCE, eventually
 
 
 @contextmanager
-def following(world: World, task_id: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def following(world: World, *command: object) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     out = world.directory / "followed"
     with out.open("wb") as stdout:
         process = subprocess.Popen(
-            [DISPATCHER, "logs", "-f", str(task_id)],
+            [DISPATCHER, *map(str, command)],
             stdout=stdout,
             stderr=subprocess.PIPE,
             env=world.env,
@@ -48,7 +49,7 @@ def test_r67_a_follower_loses_nothing_and_sees_nothing_twice_across_runs(world: 
     )
     with world.daemon() as daemon:
         daemon.expect("run.started")
-        with following(world, task_id) as (process, out):
+        with following(world, "logs", "-f", task_id) as (process, out):
             expect_text(out, "one of 1\n")
             (world.directory / "go.1").touch()
             expect_text(out, "one of 1\ntwo of 1\none of 2\n")
@@ -63,7 +64,7 @@ def test_r67_a_follower_loses_nothing_and_sees_nothing_twice_across_runs(world: 
 def test_a_follower_of_a_task_that_has_not_run_yet_reports_it_and_waits(world: World) -> None:
     task_id = world.submit("echo", "here")
 
-    with following(world, task_id) as (process, out):
+    with following(world, "logs", "-f", task_id) as (process, out):
         assert process.stderr is not None
         message = process.stderr.readline().decode()
         with world.daemon():
@@ -99,7 +100,7 @@ def test_a_follower_skips_dropped_output_and_reports_it(world: World) -> None:
 
         eventually(probe)
         (world.directory / "go").touch()
-        with following(world, task_id) as (process, out):
+        with following(world, "logs", "-f", task_id) as (process, out):
             assert 0 == process.wait(timeout=PATIENCE)
             assert "a" * (200_000 - 131_072) + "z\n" == out.read_text()
             assert process.stderr is not None
@@ -169,7 +170,7 @@ def test_r67_r74_a_flood_stays_near_its_budget_and_the_follower_reports_what_it_
     with world.daemon() as daemon:
         daemon.expect("run.started")
         (output,) = (world.state_dir / "output").iterdir()
-        with following(world, task_id) as (process, out):
+        with following(world, "logs", "-f", task_id) as (process, out):
             expect_text(out, "first\n")
             process.send_signal(signal.SIGSTOP)
             (world.directory / "go").touch()
@@ -195,3 +196,30 @@ def test_r67_r74_a_flood_stays_near_its_budget_and_the_follower_reports_what_it_
     assert budget <= len(followed) <= budget + 65536
     assert not followed.removeprefix(b"first\n").strip(b"\0")
     assert budget < most < near
+
+
+def test_events_are_followed_in_their_order_with_who_did_what(world: World) -> None:
+    world.cli("pause", "later", "--reason", "before")
+    with world.daemon(), following(world, "events", "-f", "--json") as (_, out):
+        eventually(lambda: told(out, 1))
+        task_id = world.submit("sleep", "1000")
+        world.until(task_id, "running")
+        world.cli("cancel", task_id)
+        world.until(task_id, "cancelled")
+        eventually(lambda: told(out, 5))
+        found = told(out, 5)
+
+    assert [
+        ("pause", None, "user"),
+        ("submit", "ready", "user"),
+        ("claim", "running", "node"),
+        ("cancel", None, "user"),
+        ("settle", "cancelled", "node"),
+    ] == found
+
+
+def told(file: Path, count: int) -> list[tuple[str, str | None, str]]:
+    """Return what a follower printed, once it has printed so much."""
+    events = [json.loads(line) for line in file.read_bytes().splitlines(keepends=True)]
+    assert count == len(events)
+    return [(one["event"], one["after"], one["who"]["kind"]) for one in events]

@@ -98,7 +98,7 @@ def test_a_follower_reads_on_across_a_reload_of_the_other_daemon(hosts: Hosts) -
         )
         daemon.expect("run.started")
         hosts.part()
-        with following(hosts.here, task_id) as (process, out):
+        with following(hosts.here, "logs", "-f", task_id) as (process, out):
             expect_text(out, "one\n")
             hosts.there.cli("reload")
             eventually(lambda: _expect_starts(daemon, 2))

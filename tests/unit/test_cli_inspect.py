@@ -54,6 +54,28 @@ def test_show_as_json_has_every_key_of_the_contract(command: Command) -> None:
     assert ["TOKEN"] == task["env"]
 
 
+def test_show_tells_what_happened_to_a_task_and_who_did_it(command: Command) -> None:
+    command("submit", "--", "true")
+    assert "WHO" not in command("show", 1).stdout
+    command("hold", 1, "--reason", "disk is full")
+    for _ in range(10):
+        command("release", 1)
+        command("hold", 1)
+
+    shown = command("show", 1).stdout.splitlines()
+    events = command("show", 1, "--json").json["events"]
+
+    heading = next(number for number, line in enumerate(shown) if "WHO" in line)
+    assert ["WHEN", "EVENT", "STATE", "WHO", "WHY"] == shown[heading].split()
+    assert "ready -> held" in shown[-2]
+    assert shown[-2].endswith("held by an operator")
+    assert "earlier events: 2; dispatcher events --task 1" == shown[-1]
+    assert 20 == len(shown[heading + 1 : -1])
+    assert 22 == len(events)
+    assert ["submit", "hold"] == [one["event"] for one in events[:2]]
+    assert "disk is full" == events[1]["reason"]
+
+
 def test_runs_stand_oldest_first(command: Command) -> None:
     command("submit", "--", "true")
     command.run_once(state=TaskState.READY)
@@ -176,7 +198,7 @@ def test_list_as_json_is_show_without_runs_and_payload(command: Command) -> None
     shown = command("show", 1, "--json").json
 
     assert "daemon_not_running" == listed.pop("obstacle")
-    assert {*listed, "environment", "payload", "runs"} == set(shown)
+    assert {*listed, "environment", "payload", "events", "runs"} == set(shown)
     assert listed.items() <= shown.items()
 
 

@@ -1,12 +1,12 @@
-"""`dispatcher show`: a task with all its runs."""
+"""`dispatcher show`: a task with all its runs, and what happened to it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import click
 
-from dispatcher.cli import render, task_limits
+from dispatcher.cli import event_text, render, task_limits
 from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import (
     absolute_option,
@@ -19,14 +19,19 @@ from dispatcher.cli.several import each_id, one_id, task_ids_argument
 from dispatcher.cli.sources import is_here
 from dispatcher.client import Client
 from dispatcher.errors import NoTask
+from dispatcher.events import StoreEvent
 from dispatcher.host.run_output import dropped
 from dispatcher.model import Run, Task, TaskState
+from dispatcher.operations.events import of_task
 from dispatcher.operations.tasks import submitters_variables
 from dispatcher.times import StoreTime
 
 #: Lines of a run's output that `show` ends with.
 LAST_LINES = 10
 
+
+#: Events that `show` prints.
+LAST_EVENTS = 20
 
 #: Prints a time as one wants it.
 _Date = Callable[[StoreTime | None], str]
@@ -42,7 +47,7 @@ _Date = Callable[[StoreTime | None], str]
 @json_option
 @config_option
 def command(*, tasks: tuple[int | range, ...], absolute: bool, as_json: bool) -> None:
-    """Show tasks with all their runs, oldest first.
+    """Show tasks with all their runs, oldest first, and what happened to them.
 
     JSON is an object for one ID, and otherwise a list.
     """
@@ -72,8 +77,10 @@ def _as_json(store: Client, task_id: int) -> dict[str, Any]:
     shown = render.task_with_runs_json(task, runs, store.calendar(), budget=budget)
     for run, of_run in zip(runs, shown["runs"], strict=True):
         of_run["output_is_gone"] &= is_here(store, run)
+    calendar = store.calendar()
     last = {
         "environment": submitters_variables(store.store, task),
+        "events": [event_text.event_json(one, calendar) for one in of_task(store.store, task_id)],
         "runs": shown.pop("runs"),
     }
     return {**shown, **last}
@@ -84,9 +91,11 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     date = partial(render.time, calendar=calendar, absolute=absolute)
     variables = submitters_variables(store.store, task)
     _print_task(task, runs[-1] if runs else None, date, variables)
+    hosts = {one.node.id: one.name for one in store.nodes()}
     if runs:
-        hosts = {one.node.id: one.name for one in store.nodes()}
         _print_runs(runs, date, calendar.now, store.config.output.run_budget, hosts)
+    _print_events(of_task(store.store, task_id), date, hosts)
+    if runs:
         _print_last_lines(runs[-1], is_here=is_here(store, runs[-1]))
 
 
@@ -167,6 +176,22 @@ def _print_runs(
             click.echo(f"\nrun {run.id}: {render.truncated(run)}")
         if lost := dropped(run.output_path, budget):
             click.echo(f"\nrun {run.id}: {lost} bytes of its output were dropped, the oldest")
+
+
+def _print_events(events: Sequence[StoreEvent], date: _Date, hosts: Mapping[str, str]) -> None:
+    """Print a table of what happened, unless that is the submit alone: the last events of many."""
+    if len(events) < 2:
+        return
+    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
+
+    click.echo()
+    last = events[-LAST_EVENTS:]
+    print_table(
+        ("WHEN", "EVENT", "STATE", "WHO", "WHY"),
+        (event_text.row(event, date(event.at), hosts) for event in last),
+    )
+    if earlier := len(events) - len(last):
+        click.echo(f"earlier events: {earlier}; dispatcher events --task {events[0].task_id}")
 
 
 def _print_last_lines(run: Run, *, is_here: bool) -> None:
