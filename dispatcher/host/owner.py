@@ -47,6 +47,14 @@ def name_of(uid: int) -> str:
         return f"#{uid}"
 
 
+def acting_user() -> str:
+    """Return who started this process, and who called sudo, as `events.Actor` has them."""
+    uid = os.getuid() if became() is None else 0  # root who became another user is still root
+    name, caller = name_of(uid), os.environ.get("SUDO_USER", "")
+    is_name = caller.isprintable() and not {*": "} & {*caller} and 0 < len(caller) < 65
+    return f"user:{uid}:{name}" + f":{caller}" * (is_name and caller != name)
+
+
 def sudo(uid: int) -> str:
     """Return the beginning of a shell command as a user."""
     import shlex  # noqa: PLC0415 - for advice alone

@@ -9,7 +9,6 @@ from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrations as steps
 from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.migrations import MIGRATIONS
-from dispatcher.store.tables import SCHEMA
 
 #: The store's identity, and those of its predecessors.
 LINEAGE = "SELECT value FROM meta WHERE key IN ('store_id', 'predecessors')"
@@ -48,6 +47,8 @@ def create(engine: Engine, migrations: Sequence[str] | None = None) -> str:
 
 def fill(engine: Engine, migrations: Sequence[str] | None = None) -> str:
     """Do the same in an open transaction."""
+    from dispatcher.store.tables import SCHEMA  # noqa: PLC0415 - for a new store alone
+
     identity = str(uuid.uuid4())
     fresh = [SCHEMA, engine.dialect.storage]
     _apply(engine, fresh if migrations is None else migrations)

@@ -11,7 +11,7 @@ from dispatcher.errors import CommitUnknown
 from dispatcher.events import EventKind
 from dispatcher.execution import NO_ROWS, NONE_HELD, Held, Rows
 from dispatcher.history import History
-from dispatcher.host.actor import acting_user
+from dispatcher.host.owner import acting_user
 from dispatcher.model import TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.bell import NO_BELL, Bell

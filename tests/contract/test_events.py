@@ -13,7 +13,7 @@ from dispatcher import policy
 from dispatcher.errors import StoreRefused
 from dispatcher.events import UNKNOWN, WORKER, EventKind, Ledger, StoreEvent, node_actor
 from dispatcher.execution import LOCAL
-from dispatcher.host.actor import acting_user
+from dispatcher.host.owner import acting_user
 from dispatcher.model import Declared, Node, Outcome, TaskState
 from dispatcher.operations.events import Follower
 from dispatcher.store.open import open_store

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from dispatcher.events import Actor, EventKind, Ledger, StoreEvent, actor_from, in_order, is_doubled
-from dispatcher.host import actor
+from dispatcher.host import owner
 from dispatcher.operations.events import BATCH, LATE, Follower, backwards
 from dispatcher.store.api import ReaderStore
 from dispatcher.times import Instant, StoreTime
@@ -170,18 +170,18 @@ def test_who(text: str, who: Actor) -> None:
 def test_the_user_of_a_process_with_who_called_sudo(
     monkeypatch: pytest.MonkeyPatch, caller: str | None, ending: str
 ) -> None:
-    monkeypatch.setattr(actor.os, "getuid", lambda: 7)
-    monkeypatch.setattr(actor.owner, "name_of", lambda uid: f"user{uid}")
+    monkeypatch.setattr(owner.os, "getuid", lambda: 7)
+    monkeypatch.setattr(owner, "name_of", lambda uid: f"user{uid}")
     monkeypatch.delenv("SUDO_USER", raising=False)
     if caller is not None:
         monkeypatch.setenv("SUDO_USER", caller)
 
-    assert f"user:7:user7{ending}" == actor.acting_user()
+    assert f"user:7:user7{ending}" == owner.acting_user()
 
 
 def test_root_who_became_another_user_is_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_USER", raising=False)
-    monkeypatch.setattr(actor.os, "getuid", lambda: 7)
-    monkeypatch.setattr(actor.owner, "became", object)
+    monkeypatch.setattr(owner.os, "getuid", lambda: 7)
+    monkeypatch.setattr(owner, "became", object)
 
-    assert "user:0:root" == actor.acting_user()
+    assert "user:0:root" == owner.acting_user()

@@ -22,7 +22,6 @@ from dispatcher.errors import NoTask
 from dispatcher.events import StoreEvent
 from dispatcher.host.run_output import dropped
 from dispatcher.model import Run, Task, TaskState
-from dispatcher.operations.events import of_task
 from dispatcher.operations.tasks import submitters_variables
 from dispatcher.times import StoreTime
 
@@ -80,10 +79,15 @@ def _as_json(store: Client, task_id: int) -> dict[str, Any]:
     calendar = store.calendar()
     last = {
         "environment": submitters_variables(store.store, task),
-        "events": [event_text.event_json(one, calendar) for one in of_task(store.store, task_id)],
+        "events": [event_text.event_json(one, calendar) for one in _events(store, task_id)],
         "runs": shown.pop("runs"),
     }
     return {**shown, **last}
+
+
+def _events(store: Client, task_id: int) -> list[StoreEvent]:
+    with store.store.snapshot():
+        return store.store.task_events(task_id)
 
 
 def _print(store: Client, task_id: int, *, absolute: bool) -> None:
@@ -94,7 +98,7 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     hosts = {one.node.id: one.name for one in store.nodes()}
     if runs:
         _print_runs(runs, date, calendar.now, store.config.output.run_budget, hosts)
-    _print_events(of_task(store.store, task_id), date, hosts)
+    _print_events(_events(store, task_id), date, hosts)
     if runs:
         _print_last_lines(runs[-1], is_here=is_here(store, runs[-1]))
 
