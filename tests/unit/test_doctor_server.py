@@ -10,7 +10,7 @@ from dispatcher.config.config import load
 from dispatcher.doctor import server as doctor
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.store import server_facts
-from dispatcher.store.server_facts import Holder, ServerFacts
+from dispatcher.store.server_facts import Holder, Locker, ServerFacts
 from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.postgres import Postgres
@@ -168,6 +168,25 @@ def test_whatever_holds_dead_rows_back_is_named_with_its_remedy(
     (finding,) = doctor.check_dead_rows(replace(HEALTHY, holders=(holder,)))
 
     assert (Level.WARNING, True) == (finding.level, remedy in str(finding.remedy)), finding
+
+
+def test_a_session_that_holds_locks_for_long_is_named_with_the_way_to_end_it() -> None:
+    lockers = tuple(Locker(name="7 (x)", tables="runs", seconds=one) for one in (11.0, 9.0, None))
+    (finding,) = doctor.check_locks(replace(HEALTHY, lockers=lockers))
+
+    assert "session 7 (x) has held locks on runs for 11 s" in finding.text
+    assert "pg_terminate_backend(7)" in str(finding.remedy)
+
+
+def test_who_has_locked_rows_of_the_store_is_read(shared: Command, postgres: Postgres) -> None:
+    shared("migrate")
+    with closing(postgres.connect()) as holder:
+        holder.execute("BEGIN; SELECT 1 FROM examined.runs, examined.tasks FOR UPDATE")
+        (one,) = server_facts.read(doctor.server_of(postgres.url(), "examined", patience=5)).lockers
+        pid = holder.info.backend_pid
+
+    assert ("runs, tasks", True) == (one.tables, one.name.startswith(f"{pid} (postgres"))
+    assert one.seconds is not None
 
 
 @pytest.mark.parametrize(("seconds", "age"), [(59.0, 10**6), (None, 99_999)])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from dispatcher import wire
 from dispatcher.errors import StoreLocked
 from dispatcher.execution import NO_ROWS, Held, Rows
 from dispatcher.model import Liveness, Outcome, TaskState
@@ -87,10 +88,11 @@ class Guarded(Road):
     def _change(
         self, sound: Any, uids: Collection[RunUid], but: Collection[RunUid], args: Any, facts: Any
     ) -> Any:
-        waits = self._locks.runs & set(uids) - set(but)
+        wanted = set(uids) - set(but)
+        waits = set() if sound.__name__ == "renew" else self._locks.runs & wanted
         if sound.__name__ in {"settle", "renew", "renew_short"}:  # a second change, or the task's
-            waits |= self._locks.tasks & set(uids) - set(but)
-        if waits and sound.__name__ != "renew":
+            waits |= self._locks.tasks & wanted
+        if waits:
             raise StoreLocked("another session has held a lock")
         return sound(*args, **facts)
 
@@ -257,6 +259,20 @@ def test_a_run_whose_row_is_released_in_time_goes_on(hosts: LockedHosts, kind: s
     assert [Outcome.SUCCEEDED] == outcomes(one, locked)
 
 
+def test_a_run_is_confirmed_as_soon_as_it_is_released(hosts: LockedHosts) -> None:
+    """Not only when the others are: its deadline may come before."""
+    locked, _ = running(hosts)
+    one, _ = hosts.all
+    uid = one.uid(locked)
+    hosts.locks.runs.add(uid)
+
+    hosts.run_for(one.executor.deadlines[uid] - one.at() - 1.5)
+    hosts.locks.clear()
+    hosts.run_for(2 * TAKEN)
+
+    assert ([None], 1) == (outcomes(one, locked), fence(one, locked))
+
+
 @pytest.mark.parametrize("kind", ["runs", "tasks"])
 def test_what_a_locked_run_reports_is_recorded_at_the_release(
     hosts: LockedHosts, kind: str, logs: Logs
@@ -331,6 +347,27 @@ def test_no_lease_of_a_locked_run_is_judged(hosts: LockedHosts) -> None:
     hosts.run_for(29)
     assert None is one.task(task).ending
     hosts.run_for(3)
+    assert Outcome.LOST is one.task(task).ending
+
+
+def test_a_beat_that_the_executor_forwarded_is_recorded_at_the_release_before_it_is_judged(
+    hosts: LockedHosts,
+) -> None:
+    one, two = hosts.all
+    two.frozen = True
+    task = one.submit("work", liveness=Liveness.WORKER, lease_ttl_ms=30_000, notify=True)
+    hosts.run_for(2)
+    hosts.locks.tasks.add(one.uid(task))
+    hosts.locks.nodes.add(one.settings.node_id)
+    hosts.run_for(10)
+    one.executor.events.append(wire.Notice(uid=one.uid(task), serial=1, beat=True))
+    hosts.run_for(60)
+    assert None is one.task(task).ending
+
+    hosts.locks.clear()
+    hosts.run_for(25)
+    assert None is one.task(task).ending
+    hosts.run_for(7)
     assert Outcome.LOST is one.task(task).ending
 
 
