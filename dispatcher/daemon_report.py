@@ -186,6 +186,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why the node's row in a shared store is not this daemon's yet; None: it is."""
     store_silent_for_s: float | None = None
     """Seconds since the store last answered; None: it answers."""
+    store_locked: bool = False
+    """Whether it does not because another session holds a lock for which every tick waits."""
     postponed: dict[str, str] = {}
     """Deferred work that the store refuses, with the error."""
     tick_age_s: float | None = None
@@ -208,11 +210,13 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def in_a_line(self) -> str:
         """Return a summary of the state, worst first."""
+        is_locked = self.store_locked or self.rows_locked is not None
+        is_silent = self.store_silent_for_s is not None and not self.store_locked
         facts = [
-            "the store does not answer" if self.store_silent_for_s is not None else "",
+            "the store does not answer" if is_silent else "",
             _PHRASES.get(self.executor, ""),
             f"{self.unkillable} runs cannot be killed" if self.unkillable else "",
-            "another session holds a lock" if self.rows_locked is not None else "",
+            "another session holds a lock" if is_locked else "",
             "claims wait after a failover" if self.claims_postponed else "",
             f"paused: {self.paused}" if self.paused else "",
             f"stopping ({self.stopping})" if self.stopping else "",

@@ -149,8 +149,9 @@ class Standing(Struct, frozen=True, kw_only=True):
         if self.daemon != "running" or report is None:
             return
         if (silent := report.store_silent_for_s) is not None:
-            text = f"the store has not answered the daemon for {silent} s"
-            yield Reason(Obstacle.STORE_SILENT, text)
+            locked = "another session has held a lock that the daemon needs"
+            what = locked if report.store_locked else "the store has not answered the daemon"
+            yield Reason(Obstacle.STORE_SILENT, f"{what} for {silent} s")
         if (watched := report.unregistered) is not None:
             yield Reason(Obstacle.NODE_UNREGISTERED, watched)
         else:

@@ -3,7 +3,7 @@
 import random
 
 from dispatcher.backoff import Backoff
-from dispatcher.errors import StoreForbidden
+from dispatcher.errors import StoreForbidden, StoreLocked
 from dispatcher.times import Instant
 
 #: Seconds until the store is tried again: first, and at most; doubling.
@@ -24,6 +24,8 @@ class Outage:
         """When to try again; None while the store answers."""
         self._backoff = Backoff(*retry)
         self._since = Instant(0.0)
+        self.is_locked = False
+        """Whether the last failure was another session's lock."""
         self._is_denied = False
         """Whether the last failure was a missing right: only a person ends that."""
 
@@ -39,6 +41,7 @@ class Outage:
     def record_failure(self, error: Exception, *, at: Instant) -> bool:
         """Plan the next try; return whether an outage has begun, or shows to be a missing right."""
         was_denied, self._is_denied = self._is_denied, isinstance(error, StoreForbidden)
+        self.is_locked = isinstance(error, StoreLocked)
         is_new = self.retry_at is None
         if is_new:
             self._since = at
@@ -52,5 +55,5 @@ class Outage:
     def record_success(self, *, at: Instant) -> float | None:
         """End the outage, if there is one; return its length in seconds."""
         silent_for = self.silent_for(at)
-        self.retry_at, self._is_denied = None, False
+        self.retry_at, self._is_denied, self.is_locked = None, False, False
         return silent_for

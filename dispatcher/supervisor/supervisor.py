@@ -67,8 +67,7 @@ class Supervisor:
         self._store, self._executor = store, executor
         self._memory = memory = Memory(settings)
         shared = Shared(store, executor, memory, rng)
-        self._transactor = Transactor(store, memory)
-        self._timeouts = Timeouts(shared)
+        self._transactor, self._timeouts = Transactor(store, memory), Timeouts(shared)
         self._workers = WorkerRecorder(store, memory)
         stranded, settler = StrandedRuns(shared), Settler(shared)
         self._recorder = Recorder(shared, self._timeouts, self._workers, stranded, settler)
@@ -226,6 +225,7 @@ class Supervisor:
             daemon_report(self._memory, self._executor, at),
             full_queues=self._claimer.full_queues(),
             store_silent_for_s=self._outage.silent_for(at),
+            store_locked=self._outage.is_locked,
             unregistered=self._registry.report(),
             postponed={one.name: one.error for one in self._chores if one.error is not None},
             tick_age_s=None if done_at is None else age(max(done_at, self._rested_at), at),

@@ -308,6 +308,23 @@ def test_a_node_whose_row_is_locked_claims_nothing_and_records_what_ends(
     assert TaskState.RUNNING is store.task(waiting).state
 
 
+def test_a_table_that_is_locked_as_a_whole_is_an_outage_that_names_the_lock(
+    store: OneByOne, daemon: Daemon, person: Person
+) -> None:
+    ((task_id, uid),) = running(store, daemon, 1)
+    with person.holding("LOCK TABLE runs"):
+        daemon.executor.gone(uid, at=instant())
+        daemon.tick()
+        report = daemon.supervisor.report(at=instant())
+        assert (True, True) == (daemon.silent, report.store_locked)
+        assert "another session holds a lock; " in report.in_a_line()
+
+    daemon.settle_down(after=2)
+    report = daemon.supervisor.report(at=instant())
+    assert (False, False) == (daemon.silent, report.store_locked)
+    assert TaskState.SUCCEEDED is store.task(task_id).state
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_daemon_that_starts_while_a_run_is_locked_compares_it_later(
     store: OneByOne, daemon: Daemon, person: Person, *, gone: bool

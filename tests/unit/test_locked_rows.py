@@ -55,8 +55,11 @@ class Guarded(Road):
     def __getattr__(self, name: str) -> Any:
         sound = getattr(self._store, name)
         if name in SEARCHES:
+            passed_over = set(self._locks.runs)
+            if name != "expired":  # it locks runs alone
+                passed_over |= self._locks.tasks
             return lambda *args, **facts: [
-                run for run in sound(*args, **facts) if not self._is_locked(run.run_uid)
+                run for run in sound(*args, **facts) if run.run_uid not in passed_over
             ]
         if name in OF_NODE:
             return lambda node, *args, **facts: self._change(

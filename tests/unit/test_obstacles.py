@@ -325,6 +325,17 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
 ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
 
 
+def test_an_outage_by_a_lock_is_named_so() -> None:
+    standing = standing_of(begun())
+    assert standing.report is not None
+    locked = replace(standing.report, store_silent_for_s=3.0, store_locked=True)
+
+    (fault,) = replace(standing, report=locked).faults()
+
+    text = "another session has held a lock that the daemon needs for 3.0 s"
+    assert (Obstacle.STORE_SILENT, text) == (fault.obstacle, fault.text)
+
+
 def test_a_queue_for_claims_by_hand_is_reported_as_such_and_never_stuck() -> None:
     texts = (
         "its queue default is for local claims here ([queues.default] concurrency = 0):"
