@@ -59,6 +59,7 @@ def server(config: Config, *, whole: bool = True) -> Iterator[Finding]:
         return  # reported with the store
     yield ok("server", f"PostgreSQL {facts.version}, encoding UTF8")
     yield check_schemas(facts)
+    yield from check_pooler(facts)
     yield check_role(facts, at.schema)
     yield check_clock(facts, wall_clock())
     yield check_encryption(facts, str(at.parameters.get("sslmode") or "prefer"))
@@ -117,6 +118,17 @@ def check_role(facts: ServerFacts, schema: str) -> Finding:
     return ok("role", f"{facts.role} may do what a daemon needs; {upgrades}")
 
 
+def check_pooler(facts: ServerFacts) -> Iterator[Finding]:
+    if facts.is_pooled:
+        yield warning(
+            "pooler",
+            "a pooler is between this host and the server: statements are planned each time, in"
+            " transaction mode daemons poll, and an upgrade that needs the store alone does not"
+            " see who uses it",
+            "let store.url name the server itself; a daemon has two connections",
+        )
+
+
 def check_clock(facts: ServerFacts, host_ms: int) -> Finding:
     """Compare the host's clock, which shows in dates alone, with the server's."""
     least = host_ms - facts.now - round(facts.took * 1000)
@@ -133,8 +145,10 @@ def check_clock(facts: ServerFacts, host_ms: int) -> Finding:
 
 
 def check_encryption(facts: ServerFacts, mode: str) -> Finding:
+    """Check the connection, to a pooler that only: the one beyond is not seen from here."""
+    far = "pooler" if facts.is_pooled else "server"
     if not facts.is_distant:
-        return ok("encryption", "not needed: the server is on this host")
+        return ok("encryption", f"not needed: the {far} is on this host")
     if not facts.is_encrypted:
         return warning(
             "encryption",

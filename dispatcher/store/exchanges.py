@@ -4,6 +4,7 @@ Most of what a statement costs here is its system calls: of four in one exchange
 quarter. psycopg's cursors cost a third more, and its own pipeline twice as much (measured).
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,17 +43,21 @@ class Exchanges:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._prepares = not session.is_pooled  # what one session prepared another lacks
         self._transformer = Transformer(session)
         self._names: dict[_Key, bytes | None] = {}
         """Statements by their prepared names; None: executed once, and not prepared yet."""
         self._numbers = count(1)
+        # Behind a pooler that does not show itself, what another process prepared has other names.
+        self._prefix = os.urandom(4).hex().encode()
         self._waiting: list[_Statement] = []
 
     def add(self, text: bytes, values: Sequence[object] = (), *, prepare: bool = True) -> None:
         """Let a statement wait for the next `send`; `prepare` it if it is executed again."""
         dumped = self._transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
         key = text, tuple(self._transformer.types or ())
-        self._waiting.append(_Statement(key, dumped, self._transformer.formats, prepare))
+        formats, prepare = self._transformer.formats, prepare and self._prepares
+        self._waiting.append(_Statement(key, dumped, formats, prepare))
 
     def drop(self) -> None:
         """Never send what waits."""
@@ -108,7 +113,7 @@ class Exchanges:
             return [(one.key if one.prepare else None, None)]
         name = self._names[one.key]
         is_new = name is None
-        name = name or b"s%d" % next(self._numbers)
+        name = name or b"%s_%d" % (self._prefix, next(self._numbers))
         if is_new:
             pgconn.send_prepare(name, text, param_types=types)
         pgconn.send_query_prepared(name, one.values, param_formats=one.formats)

@@ -4,7 +4,7 @@ After a lost session the next transaction opens a fresh one.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -14,6 +14,7 @@ from psycopg.pq.abc import PGresult
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.store import forks, postgresql_errors
 from dispatcher.store import session_text as sql
+from dispatcher.store.beginning import beginning_of
 from dispatcher.store.engine import NONE, Batch, Row, Values
 from dispatcher.store.exchanges import Exchanges
 from dispatcher.store.postgresql_text import DIALECT, Writes, translated, writes_of
@@ -37,17 +38,15 @@ class PostgresqlEngine:
         self._session: Session | None = None
         self._is_proved = False
         """Whether the session works with the store that the engine began with."""
-        self.prove: Callable[[], object] = _unproved
+        self.prove: Callable[[], object] = lambda: None  # the store is not open yet
         """Called in the first transaction of each session: raises unless it finds that store."""
         self._origin = (0, 0)
         self._lasts: bool | None = None
         """Whether the open transaction must outlive a crash; None: it has written nothing."""
         self._unreplicated = ""
         """The server's warning that the last commit was not replicated."""
-        self._given_up = 0
-        """The server's process of a session that was given up while it committed; 0: none."""
-        self._meta: int | None = None
-        """Which table the session's `meta` is; None: not known yet."""
+        self._given_up: tuple[bytes, Sequence[object]] | None = None
+        """What ends the session that was given up while it committed; None: there is none."""
         self._connect()
         forks.disable_in_children(self)
 
@@ -55,6 +54,11 @@ class PostgresqlEngine:
     def name(self) -> str:
         """What messages call the database."""
         return self._server.name
+
+    @property
+    def session(self) -> Session:
+        """The one that it has, or a new one."""
+        return self._session or self._connect()
 
     @property
     def origin(self) -> tuple[int, int]:
@@ -91,10 +95,11 @@ class PostgresqlEngine:
         session, before = self._usable(), instant()
         try:
             self._end_given_up()
-            time, timeline, meta = self._begin(write=write)
+            time, timeline, *found = self._begin(write=write)
             at = instant()
             self._reading = Reading(StoreTime(time), took=at - before, at=at)
-            self._refuse_replaced(meta)
+            if self._beginning.is_new(*found):
+                self._begin_anew()
             if timeline is not None:
                 self._follow(int(timeline, 16))
             if schema:
@@ -105,6 +110,9 @@ class PostgresqlEngine:
                 self._exchanges.send()
         except psycopg.Error as error:
             raise self._fail(error) from error
+        except DispatcherError:
+            self._drop()
+            raise
         self._is_open, self._writes, self._lasts = True, write, None
         if not self._is_proved:
             self._prove()
@@ -112,23 +120,27 @@ class PostgresqlEngine:
     def _end_given_up(self) -> None:
         if self._given_up and not self._disabled:
             self._usable()
-            self._exchanges.add(sql.END_GIVEN_UP, [self._given_up])
+            self._exchanges.add(*self._given_up)
             self._exchanges.send()
-            self._given_up = 0
+            self._given_up = None
 
     def _begin(self, *, write: bool) -> Row:
-        """Return the server's time and timeline, and which table `meta` is."""
+        """Return the server's time and timeline, and what shows whether all is as it was."""
         self._exchanges.add(sql.BEGIN_WRITE if write else sql.BEGIN_READ, prepare=False)
-        self._exchanges.add(sql.CLOCK_WRITE if write else sql.CLOCK_READ)
+        for text in self._beginning.texts(write=write):
+            self._exchanges.add(text)
         try:
             (row,) = self._exchanges.rows(self._exchanges.send())
         except psycopg.Error as error:
             found = postgresql_errors.of_begin(error, self.name, has_begun=not self._is_idle)
             if found is not None:
-                self._drop()
                 raise found from error
             raise
         return row
+
+    def _begin_anew(self) -> None:
+        """Let what is found once in each session be found again."""
+        self._origin, self._is_proved = (self._origin[0] + 1, self._origin[1]), False
 
     @property
     def _is_idle(self) -> bool:
@@ -143,20 +155,10 @@ class PostgresqlEngine:
             raise
         self._is_proved = True
 
-    def _refuse_replaced(self, meta: int | None) -> None:
-        """End a session whose store was replaced: the next one finds out by which."""
-        known, self._meta = self._meta, meta
-        if known is not None and meta != known:
-            self._drop()
-            raise StoreUnavailable(
-                f"{self.name} was restored or made anew while in use; it is examined first"
-            )
-
     def _follow(self, timeline: int) -> None:
         """Refuse a server that lacks what this process has seen: a primary before its failover."""
         number, newest = self._origin
         if timeline < newest:
-            self._drop()
             raise postgresql_errors.of_timeline(self.name, timeline, newest)
         self._origin = number, timeline
 
@@ -174,7 +176,7 @@ class PostgresqlEngine:
         self._unreplicated, session = "", self._session
         if session is None or session.is_lost():
             raise self._fail(psycopg.OperationalError("the server ended the session"))
-        pid = session.info.backend_pid
+        end = self._beginning.end
         if self._lasts is False:
             self._exchanges.add(sql.FORGET)
         self._exchanges.add(b"COMMIT", prepare=False)
@@ -184,7 +186,7 @@ class PostgresqlEngine:
             failure = self._fail(error)
             if not self._writes or postgresql_errors.proves_no_commit(error):
                 raise failure from error
-            self._given_up = pid
+            self._given_up = end
             self._drop()
             raise CommitUnknown(f"the commit has an unknown outcome: {failure}") from error
         self._is_open = False
@@ -263,10 +265,11 @@ class PostgresqlEngine:
             raise RuntimeError("a transaction is open")
 
     def _connect(self) -> Session:
-        self._session, self._is_proved = (session := self._server.connect()), False
+        self._session = session = self._server.connect()
         session.add_notice_handler(self._notice)
         self._exchanges = Exchanges(session)
-        self._origin = (self._origin[0] + 1, self._origin[1])
+        self._beginning = beginning_of(session, self._exchanges, self._server)
+        self._begin_anew()
         return session
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -278,7 +281,7 @@ class PostgresqlEngine:
         """Close the session; the next transaction opens a fresh one."""
         if self._session is not None:
             self._session.close()
-            self._session = self._meta = None
+            self._session = None
 
     def _fail(self, error: Exception) -> DispatcherError:
         """Roll back, let further statements fail, and return the store's error."""
@@ -289,10 +292,6 @@ class PostgresqlEngine:
         self.rollback()
         self._is_open, self._failure = is_open, failure
         return failure
-
-
-def _unproved() -> None:
-    """Prove nothing: the store is not open yet."""
 
 
 def _plain(value: object) -> object:

@@ -29,6 +29,10 @@ _CREDENTIALS: Final = (
     "let store.url name a role that pg_hba.conf lets in, and let a password file (~/.pgpass or"
     " PGPASSFILE) or a service file hold its password"
 )
+_POOLED: Final = (
+    "a pooler in between seems to change sessions; let store.url name the server itself, or a"
+    " pooler in session mode"
+)
 _RESOURCES: Final = "has the server room on its disk, memory, and free connections?"
 _LOG: Final = "its log has more"
 _READ_ONLY_SERVER: Final = (
@@ -50,7 +54,7 @@ _UNAVAILABLE: Final[Mapping[str, str]] = {
     "0A000": _AGAIN,  # only that of `_REPLANNED`
     "25": _AGAIN,
     "25006": _READ_ONLY_SERVER,
-    "26": _AGAIN,
+    "26": _POOLED,
     "40": _AGAIN,
     "53": _RESOURCES,
     "53300": (
@@ -165,7 +169,7 @@ def of_begin(error: psycopg.Error, name: str, *, has_begun: bool) -> DispatcherE
     if not has_begun:  # a standby
         is_standby = state == "0A000"
         return StoreUnavailable(f"{name}: {problem}; {_READ_ONLY_SERVER}") if is_standby else None
-    if (remedy := _NO_TIMELINE.get(state)) is None:
+    if _IN_SCHEMA.match(problem) or (remedy := _NO_TIMELINE.get(state)) is None:
         return None
     kind = StoreForbidden if state.startswith(_FORBIDDEN) else StoreUnusable
     return kind(

@@ -29,8 +29,9 @@ STATEMENT: Final = 1.0
 ANSWER: Final = 2.0
 
 # With `off` a crash of the server forgets commits that were acknowledged, and nothing shows it.
-_DURABLE: Final = """SELECT set_config('synchronous_commit', 'local', false)
-WHERE current_setting('synchronous_commit') = 'off'"""
+# Otherwise it stays as the server has it, also when that is changed later.
+_DURABLE: Final = """CASE WHEN current_setting('synchronous_commit') = 'off'
+    THEN set_config('synchronous_commit', 'local', {is_local}) END"""
 
 #: Seconds between two looks for Ctrl-C while a session waits.
 _LOOK_EVERY: Final = 0.1
@@ -47,6 +48,8 @@ class Session(psycopg.Connection[TupleRow]):
     """A connection that waits at most `left` seconds more for the server, in all."""
 
     left: float = 0.0
+    is_pooled: bool = False
+    """Whether a pooler is in between: each transaction may be in another session of the server."""
 
     def wait(
         self, gen: PQGen[RV], interval: float = _LOOK_EVERY, timeout: float | None = None
@@ -137,13 +140,17 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
         session.left = self.answer
         try:
             self._refuse_unfit(session.info)
-            session.execute(self._settings())
+            is_direct = session.execute(self._prepares(session.info.backend_pid)).fetchone()
         except psycopg.Error as error:
             session.close()
             raise self.translated(error) from error
         except BaseException:
             session.close()
             raise
+        if is_direct is None:
+            session.is_pooled = True
+            # Of a session in which another client listened; psycopg would keep them for ever.
+            session.add_notify_handler(_ignore)
         return session
 
     def translated(self, error: Exception) -> DispatcherError:
@@ -174,22 +181,41 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
         }
         return make_conninfo("", **{**wanted, **given, **decided})
 
-    def _settings(self) -> bytes:
-        """Return the statement that prepares a session."""
-        settings = {
-            "lock_timeout": self._lock_ms,
-            "statement_timeout": self.statement_ms,
+    @property
+    def _settings(self) -> Mapping[str, str]:
+        """What statements need."""
+        return {
+            "lock_timeout": str(self._lock_ms),
+            "statement_timeout": str(self.statement_ms),
             # So long a process that is stopped or cut off keeps others from the rows it locked.
-            "idle_in_transaction_session_timeout": round(self.answer * 1000),
+            "idle_in_transaction_session_timeout": str(round(self.answer * 1000)),
             "client_min_messages": "warning",
             # Statements are prepared while tables are small, and then used while they grow.
             "enable_seqscan": "off",
             "jit": "off",
             "search_path": f'"{self.schema}"',
         }
-        wanted = [f"SET {name} = {value}" for name, value in settings.items()]
-        wanted += [_DURABLE, f"SELECT pg_advisory_lock_shared({self.in_use})"]
-        return "; ".join(wanted).encode()
+
+    def _prepares(self, pid: int) -> bytes:
+        """Return the statements that prepare a session; the first returns a row if they do.
+
+        They change nothing behind a pooler: it hands its sessions out to others, too. They find one
+        by the server's process: a pooler gives each client a number of its own, for its cancels.
+        """
+        found = f"WHERE pg_backend_pid() = {pid}"
+        shares = f"SELECT pg_advisory_lock_shared({self.in_use})"
+        return f"{_set(self._settings, is_local=False)} {found}; {shares} {found}".encode()
+
+    def prepares_transaction(self, *, is_made: bool) -> list[bytes]:
+        """Return the statements that follow a BEGIN behind a pooler; `is_made`: a store is there.
+
+        The lock is taken before a snapshot is. It keeps off who needs the store alone, as the lock
+        of a session does otherwise.
+        """
+        shares = [f'LOCK TABLE "{self.schema}".meta IN ACCESS SHARE MODE'] if is_made else []
+        wanted = [f"SET LOCAL lock_timeout = {self._lock_ms}", *shares]
+        wanted.append(_set(self._settings, is_local=True))
+        return [one.encode() for one in wanted]
 
     @property
     def in_use(self) -> str:
@@ -209,3 +235,12 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
                 f"{self.name} has the encoding {encoding}, which cannot hold every text; "
                 "create a database with UTF8: createdb --template template0 --encoding UTF8"
             )
+
+
+def _set(settings: Mapping[str, str], *, is_local: bool) -> str:
+    """Return the statement that changes settings: of the transaction, or of the session."""
+    changes = [f"set_config('{name}', '{value}', {is_local})" for name, value in settings.items()]
+    return f"SELECT {', '.join([*changes, _DURABLE.format(is_local=is_local)])}"
+
+
+def _ignore(_notify: psycopg.Notify) -> None: ...

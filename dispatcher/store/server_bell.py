@@ -29,8 +29,8 @@ CHECK_EVERY: Final = 60.0
 FULL: Final = 0.9
 
 _POOLED: Final = (
-    "the connection to the server is a pooler's in transaction mode, which passes no notifications"
-    " on; let store.url name the server itself, or a pooler in session mode"
+    "a pooler is in between, which in transaction mode passes no notifications on, and none has"
+    " come yet; let store.url name the server itself, or a pooler in session mode"
 )
 
 _FILLED: Final = (
@@ -92,6 +92,9 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
         self._heard = 0
         self._listens = False
         """Whether rings arrive by this connection, as found last."""
+        self._is_trusted = False
+        """Whether they arrive while its session listens. A pooler's is trusted once one has come:
+        that the session which answers listens does not show whose it is when a ring comes."""
 
     def ring(self) -> None:
         """Do nothing: the commit has rung."""
@@ -124,8 +127,9 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
                 self._connection.consume_input()
                 if at >= self._due:
                     self._begin(self._check(), at)
+            is_unasked = self._steps is None
             self._go_on()
-            self._take_rings()
+            self._take_rings(is_unasked=is_unasked)
         except psycopg.Error as error:
             self._lose(str(error), at)
 
@@ -164,9 +168,12 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
             raise psycopg.OperationalError(connection.get_error_message())
         connection.nonblocking = 1
         channel = self._server.schema
-        asked = f'SET idle_session_timeout = 0; LISTEN "{channel}"; SELECT pg_backend_pid()'
-        ((pid,),) = yield from self._ask(asked)
-        self._pid = int(pid)
+        own = connection.backend_pid  # behind a pooler it is none of the server's
+        asked = (
+            f"SELECT set_config('idle_session_timeout', '0', FALSE) WHERE pg_backend_pid() = {own}"
+        )
+        ((pid,),) = yield from self._ask(f'{asked}; LISTEN "{channel}"; SELECT pg_backend_pid()')
+        self._pid, self._is_trusted = int(pid), int(pid) == own
         yield from self._check()
         self._backoff.reset()
 
@@ -177,7 +184,7 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
         if recovers != b"f":
             raise psycopg.OperationalError("the server is a standby")
         self._failure = None
-        if int(pid) != self._pid or listens != b"t":
+        if not self._is_trusted or int(pid) != self._pid or listens != b"t":
             self._failure = _POOLED
         elif float(usage) >= FULL:
             self._failure = _FILLED.format(percent=float(usage) * 100)
@@ -208,10 +215,13 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
                 for row in range(result.ntuples)
             ]
 
-    def _take_rings(self) -> None:
+    def _take_rings(self, *, is_unasked: bool) -> None:
         connection = self._connection
         while connection is not None and connection.notifies() is not None:
             self._heard += 1
+            if is_unasked and not self._is_trusted:  # not together with another session's answer
+                self._is_trusted = self._listens = True
+                self._failure = None
 
     def _watch(self, descriptor: int, events: int) -> None:
         if self._ready is None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from ipaddress import ip_address
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
-from dispatcher.store.server import DatabaseServer
+from dispatcher.store.server import DatabaseServer, Session
 from dispatcher.store.shared import stores
 from dispatcher.times import StoreTime
 
@@ -144,8 +146,10 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     is_owner: bool
     denied: tuple[str, ...]
     """What a daemon needs and this role may not do, as "update tasks"."""
+    is_pooled: bool
+    """Whether a pooler is in between."""
     is_distant: bool
-    """Whether the connection comes to the server from another host."""
+    """Whether the server, or the pooler, is on another host."""
     is_encrypted: bool
     connections: int
     settings: Mapping[str, str]
@@ -165,7 +169,19 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
 def read(server: DatabaseServer) -> ServerFacts:
     """Read the facts in one snapshot. Raises `StoreUnavailable` and `StoreUnusable`."""
     with closing(PostgresqlEngine(server)) as engine, transaction(engine, write=False):
-        return _read(engine, server.schema)
+        facts = _read(engine, server.schema)
+        return _corrected(facts, engine.session) if engine.session.is_pooled else facts
+
+
+def _corrected(facts: ServerFacts, session: Session) -> ServerFacts:
+    """Return the facts with the connection to the pooler: the server sees that from it."""
+    address = session.info.hostaddr
+    return replace(
+        facts,
+        is_pooled=True,
+        is_distant=bool(address) and not ip_address(address).is_loopback,
+        is_encrypted=session.pgconn.ssl_in_use,
+    )
 
 
 def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
@@ -184,6 +200,7 @@ def _read(engine: PostgresqlEngine, schema: str) -> ServerFacts:
         owner=owner,
         is_owner=is_owner,
         denied=tuple(text for (text,) in denied),
+        is_pooled=False,
         is_distant=is_distant,
         is_encrypted=is_encrypted,
         connections=connections,

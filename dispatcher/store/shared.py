@@ -146,6 +146,8 @@ def refuse_others(engine: PostgresqlEngine, server: DatabaseServer) -> None:
     """
     ((is_alone,),) = engine.rows(f"SELECT pg_try_advisory_xact_lock({server.in_use})")
     if is_alone:
+        # Behind a pooler others share a lock while they are in a transaction.
+        engine.change("LOCK TABLE meta IN ACCESS EXCLUSIVE MODE")
         return
     others = engine.rows(_OTHERS.format(in_use=server.in_use))
     named = [f"{name or 'a session without a name'} (server's pid {pid})" for name, pid in others]

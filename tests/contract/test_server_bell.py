@@ -2,10 +2,8 @@
 
 import random
 import select
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from dispatcher.store.server_bell import CHECK_EVERY, RETRY, ServerBell
 from dispatcher.times import Instant
 from tests.contract.helpers import NOW, new_task
 from tests.eventually import eventually
+from tests.pooler import Pooler
 from tests.postgres import Postgres, running
 from tests.recorded_logs import expect_catalogued
 
@@ -228,91 +227,41 @@ def test_a_server_that_hangs_is_given_up_at_the_check_without_a_wait(
 # A pooler in transaction mode -------------------------------------------------------------------
 
 
-def _message(source: socket.socket) -> bytes:
-    """Read one message of the protocol."""
-    head = _exactly(source, 5)
-    return head + _exactly(source, int.from_bytes(head[1:], "big") - 4)
-
-
-def _exactly(source: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        if not (part := source.recv(size - len(found))):
-            raise EOFError
-        found += part
-    return found
-
-
-class Pooler:
-    """Gives each query of its one client to another session of the server."""
-
-    def __init__(self, server: Postgres) -> None:
-        self._path = str(server.directory / ".s.PGSQL.5432")
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"postgresql://postgres@127.0.0.1:{self._listener.getsockname()[1]}/postgres"
-        self._thread = threading.Thread(target=self._serve)
-        self._client: socket.socket | None = None
-
-    def _serve(self) -> None:
-        with suppress(OSError, EOFError):
-            self._client, _ = self._listener.accept()
-            with self._client as client:
-                start = self._first(client)
-                sessions = []
-                for _ in range(2):
-                    session = socket.socket(socket.AF_UNIX)
-                    sessions.append(session)
-                    session.connect(self._path)
-                    session.sendall(start)
-                    greeting = self._answer(session)
-                client.sendall(greeting)
-                while True:
-                    query = _message(client)
-                    if query[:1] == b"X":
-                        break
-                    sessions.append(session := sessions.pop(0))
-                    session.sendall(query)
-                    client.sendall(self._answer(session))
-                for session in sessions:
-                    session.close()
-
-    def _first(self, client: socket.socket) -> bytes:
-        """Return the start-up message; refuse what asks for encryption."""
-        while True:
-            length = _exactly(client, 4)
-            body = _exactly(client, int.from_bytes(length, "big") - 4)
-            if body[:4] not in (b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\x30"):
-                return length + body
-            client.sendall(b"N")
-
-    def _answer(self, session: socket.socket) -> bytes:
-        answer = b""
-        while True:
-            part = _message(session)
-            answer += part
-            if part[:1] == b"Z":
-                return answer
-
-    @contextmanager
-    def running(self) -> Iterator["Pooler"]:
-        self._thread.start()
-        try:
-            yield self
-        finally:
-            for one in (self._client, self._listener):
-                if one is not None:
-                    with suppress(OSError):
-                        one.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._thread.join()
-
-
-def test_a_pooler_in_transaction_mode_is_found_and_polled(server: Postgres, time: Time) -> None:
-    with Pooler(server).running() as pooler, closing(bell_at(pooler.url, time)) as bell:
+@pytest.mark.parametrize("newest", [False, True])
+def test_a_pooler_in_transaction_mode_is_found_and_polled(
+    server: Postgres, time: Time, newest: bool
+) -> None:
+    """Also one that happens to give the session that listens to each question."""
+    with (
+        Pooler(server, newest=newest).running() as pooler,
+        closing(bell_at(pooler.url(), time)) as bell,
+    ):
+        settle(bell)
+        server.sql('NOTIFY "dispatcher"')
+        time.pass_by(CHECK_EVERY)
         settle(bell)
 
         assert "pooler" in (bell.failure or "")
         assert bell.heard is None
+    assert [] == server.sql("SELECT 1 FROM pg_stat_activity WHERE application_name = 'pooler'")
+
+
+def test_a_pooler_in_session_mode_is_known_by_the_first_ring(server: Postgres, time: Time) -> None:
+    with (
+        Pooler(server, keeps=True).running() as pooler,
+        closing(bell_at(pooler.url(), time)) as bell,
+    ):
+        settle(bell)
+        assert "pooler" in (bell.failure or "")
+        server.sql('NOTIFY "dispatcher"')
+        assert rings_of(bell)
+        known = bell.heard
+
+        assert bell.failure is None
+        assert known is not None
+        time.pass_by(CHECK_EVERY)
+        settle(bell)
+        assert (None, known) == (bell.failure, bell.heard)
 
 
 def test_a_session_that_no_longer_listens_is_found_at_the_next_check(

@@ -13,6 +13,7 @@ from dispatcher.store import server_facts
 from dispatcher.store.server_facts import Holder, Locker, ServerFacts
 from dispatcher.times import StoreTime
 from tests.command import Command
+from tests.pooler import Pooler
 from tests.postgres import Postgres
 
 HEALTHY = ServerFacts(
@@ -22,6 +23,7 @@ HEALTHY = ServerFacts(
     owner="admin",
     is_owner=False,
     denied=(),
+    is_pooled=False,
     is_distant=True,
     is_encrypted=True,
     connections=10,
@@ -135,6 +137,20 @@ def test_an_open_transaction_of_a_writer_holds_dead_rows_back_too(
         assert f"session {writer.info.backend_pid} " in found(shared)["dead rows"].text
 
 
+def test_a_pooler_in_between_is_named_with_what_it_costs(
+    shared: Command, postgres: Postgres
+) -> None:
+    shared("migrate")
+    assert "pooler" not in found(shared)
+    with Pooler(postgres).running() as pooler:
+        shared.configure(f'[store]\nurl = "{pooler.url()}"\nschema = "examined"')
+        findings = found(shared)
+
+    assert Level.WARNING is findings["pooler"].level
+    assert "daemons poll" in findings["pooler"].text
+    assert "the pooler is on this host" in findings["encryption"].text
+
+
 def test_a_role_that_sees_no_times_of_others_still_sees_who_it_is(
     shared: Command, postgres: Postgres
 ) -> None:
@@ -236,6 +252,12 @@ def test_a_queue_whose_holder_cannot_be_seen_is_reported_too() -> None:
     ("changed", "mode", "level", "text"),
     [
         ({"is_distant": False, "is_encrypted": False}, "prefer", Level.OK, "on this host"),
+        (
+            {"is_distant": False, "is_pooled": True},
+            "prefer",
+            Level.OK,
+            "the pooler is on this host",
+        ),
         ({"is_encrypted": False}, "prefer", Level.WARNING, "not encrypted"),
         ({}, "require", Level.WARNING, "whoever answers"),
         ({}, "verify-full", Level.OK, "TLS"),
