@@ -49,7 +49,7 @@ def test_literals_comments_and_casts_hold_no_parameter(statement: str) -> None:
         ("57P01", StoreUnavailable, "is the server up", True),
         ("25006", StoreUnavailable, "name the primary", True),
         ("25P03", StoreUnavailable, "try again", True),
-        ("26000", StoreUnavailable, "try again", True),
+        ("26000", StoreUnavailable, "a pooler in between", True),
         ("08006", StoreUnavailable, "is the server up", True),
         ("22003", StoreRefused, "", False),
         ("23514", StoreRefused, "", False),
