@@ -198,7 +198,7 @@ def test_r67_r74_a_flood_stays_near_its_budget_and_the_follower_reports_what_it_
     assert budget < most < near
 
 
-def test_events_are_followed_in_their_order_with_who_did_what(world: World) -> None:
+def test_r97_events_are_followed_in_their_order_with_who_did_what(world: World) -> None:
     world.cli("pause", "later", "--reason", "before")
     with world.daemon(), following(world, "events", "-f", "--json") as (_, out):
         eventually(lambda: told(out, 1))

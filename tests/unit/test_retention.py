@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
+from dispatcher.events import Ledger
 from dispatcher.model import Liveness, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.sql import SqlStore
@@ -80,6 +81,23 @@ def test_r56_only_tasks_that_finished_before_the_retention_are_deleted_with_thei
         assert None is world.store.task(old)
         assert all(world.store.task(each) for each in (waiting, running, young))
     assert [(path, "retention")] == files.discarded
+
+
+def test_events_of_queues_go_after_the_retention_and_younger_ones_stay() -> None:
+    world = World(KEEPING)
+    with world.store.transaction() as now:
+        for number in range(PRUNE_BATCH + 1):
+            world.store.pause(str(number), "old", now=now)
+    world.elapsed += 2 * HOUR
+    with world.store.transaction() as now:
+        world.store.pause("young", "why", now=now)
+    world.start()
+
+    world.run_for(LOOK_INTERVAL)
+
+    with world.store.snapshot():
+        left = world.store.last_events(Ledger.EVENTS, before=10**6, limit=9)
+    assert ["young"] == [one.subject for one in left]
 
 
 def test_r56_a_backlog_goes_in_batches_between_which_others_are_served() -> None:
