@@ -44,7 +44,9 @@ class Server:
 
     def __init__(self) -> None:
         self.engine = ReplicatedEngine()
+        self.engine.dialect = SqliteEngine.dialect  # its tables are SQLite's
         self.identity = migrate.create(self.engine)
+        self.engine.dialect = ReplicatedEngine.dialect
         self.ahead_ms = 0
         """How far its clock was set."""
         self._replica: Any = None
