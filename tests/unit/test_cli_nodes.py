@@ -211,11 +211,11 @@ def test_show_names_the_host_of_each_run_where_the_store_has_several_nodes(
 
     assert " HOST " not in command("show", task).stdout
     record(command, HERE)
-    shown = command("show", task).stdout
-    assert ["RUN", "ATTEMPT", "OUTCOME", "HOST"] == next(
-        line.split()[:4] for line in shown.splitlines() if line.startswith("RUN")
-    )
-    assert ["1", "1", "running", "web-2"] == shown.splitlines()[-1].split()[:4]
+    shown = [line.split() for line in command("show", task).stdout.splitlines()]
+    heading = next(number for number, words in enumerate(shown) if words[:1] == ["RUN"])
+    assert ["RUN", "ATTEMPT", "OUTCOME", "HOST"] == shown[heading][:4]
+    assert ["1", "1", "running", "web-2"] == shown[heading + 1][:4]
+    assert ["claim", "ready", "->", "running", "web-2"] == shown[-1][-5:]
 
 
 def test_a_claim_by_hand_takes_what_its_host_may_run(command: Command) -> None:
