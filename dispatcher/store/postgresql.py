@@ -121,7 +121,10 @@ class PostgresqlEngine:
         if self._given_up and not self._disabled:
             self._usable()
             self._exchanges.add(*self._given_up)
-            self._exchanges.send()
+            # The URL may set another role than the session's, which may not end it. Who reconciles
+            # waits for what it has locked.
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                self._exchanges.send()
             self._given_up = None
 
     def _begin(self, *, write: bool) -> Row:

@@ -273,6 +273,24 @@ def test_a_commit_that_many_came_before_is_unknown_without_an_answer_too(
     assert [("it",)] * 5 == read(distant)
 
 
+def test_a_session_that_our_role_may_not_end_stays_and_the_next_one_works(server: Postgres) -> None:
+    server.sql("CREATE ROLE owner NOLOGIN; CREATE ROLE ada LOGIN IN ROLE owner")
+    url = server.url(user="ada") + "&options=-c%20role%3Downer"
+    with closing(opened(url, patience=0.02)) as engine:
+        read_one(engine)
+        with closing(opened(url, patience=0.02)) as other:
+            read_one(other)
+            engine._given_up = other._beginning.end
+            for _ in range(2):
+                read_one(engine)
+            read_one(other)
+
+
+def read_one(engine: PostgresqlEngine) -> None:
+    with transaction(engine, write=False):
+        assert [(1,)] == engine.rows("SELECT 1")
+
+
 @pytest.mark.parametrize("then", ["commit", "change", "rows"])
 def test_the_error_of_a_statement_that_waited_comes_with_the_next_one(
     engine: PostgresqlEngine, then: str
