@@ -22,6 +22,9 @@ _LOCK: Final = re.compile(
     r"FOR (?:NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)(?: OF \w+)?(?: SKIP LOCKED)?"
 )
 
+#: An array of what a subquery finds.
+_ARRAY: Final = re.compile(r"= ANY \(ARRAY\((.+?)\)\)(?=\n)", re.DOTALL)
+
 #: The batch of an UPDATE or INSERT, its only or its last source, and its columns named in full.
 _SOURCE: Final = re.compile(rf"(?:(?<=\n)FROM |, (?=json_to)){_BATCH.pattern}")
 _WRITES: Final = ("UPDATE", "INSERT")
@@ -45,7 +48,7 @@ def bound(statement: str, values: Values) -> tuple[str, Values]:
 
 @cache
 def _translated(statement: str) -> str:
-    return _LOCK.sub("", _BATCH.sub(_from_json, statement))
+    return _LOCK.sub("", _BATCH.sub(_from_json, _ARRAY.sub(r"IN (\1)", statement)))
 
 
 def _from_json(found: re.Match[str]) -> str:

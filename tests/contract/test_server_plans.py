@@ -1,14 +1,19 @@
 """On a server, too, the statements of every tick read no table as a whole: see test_query_plans."""
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from dispatcher.execution import Claim
 from dispatcher.store.sql import SqlStore
+from dispatcher.store.statements import locks, readers, supervisor, workers
 from dispatcher.store.statements.given import given, rows_of
-from tests.contract.helpers import SHARED
+from tests.contract.helpers import NOW, SHARED, OneByOne, new_task, settlement
 from tests.contract.test_query_plans import PLANS, in_dialect
+from tests.postgres import Postgres
 
 pytestmark = SHARED
 
@@ -45,3 +50,60 @@ def test_a_batch_is_expected_to_be_small_so_that_each_of_its_rows_is_looked_up(
     found = plan(planner, f"SELECT id FROM {given('id')}", {"given": rows_of([])})
 
     assert re.search(r"rows=10\b", found)
+
+
+# Statements that name rows, of which each daemon executes one or more in a tick.
+
+#: Open runs of other nodes, and how many runs a statement names.
+OPEN, NAMED = 1000, 10
+
+#: A statement locks, reads or changes each row that it names in a few steps.
+STEPS = 30
+
+NAMING = {
+    "lock tasks": locks.TASKS,
+    "lock runs": locks.OPEN_RUNS,
+    "lock free tasks": locks.FREE_TASKS,
+    "lock free runs": locks.FREE_RUNS,
+    "name runs": locks.NAMED_RUNS,
+    "read runs": readers.OPEN_RUNS_AMONG,
+    "start": supervisor.RECORD_STARTED,
+    "close": supervisor.CLOSE,
+    "beat": workers.HEARTBEAT,
+}
+
+
+def rows_in(step: dict[str, Any]) -> float:
+    """Return how many rows a step of an executed plan read, with those below it."""
+    read = step["Actual Rows"] + step.get("Rows Removed by Filter", 0)
+    read += step.get("Rows Removed by Join Filter", 0)
+    return read * step["Actual Loops"] + sum(map(rows_in, step.get("Plans", ())))
+
+
+@pytest.fixture(params=[0, 300], ids=["new", "after 300 runs"])
+def claims(postgres: Postgres, store: OneByOne, request: pytest.FixtureRequest) -> list[Claim]:
+    """Return claims of a store that the server analysed while no run was open."""
+    history: int = request.param
+    store.submit([new_task() for _ in range(history)], now=NOW)
+    store.settle([settlement(one) for one in store.take(limit=history + 1)], now=NOW)
+    postgres.sql("VACUUM ANALYZE dispatcher.tasks, dispatcher.runs")
+    store.submit([new_task(queue="q") for _ in range(OPEN)], now=NOW)
+    return store.take("q", limit=OPEN, node="other")
+
+
+@pytest.mark.parametrize("by", ["uid", "task"])
+@pytest.mark.parametrize("statement", NAMING.values(), ids=NAMING)
+def test_what_names_rows_costs_as_many_as_it_names_whatever_the_statistics_say(
+    store: OneByOne, claims: list[Claim], statement: str, by: str
+) -> None:
+    named = [
+        {"task_id": one.task_id, "lock": one.lock} | ({"uid": one.run_uid} if by == "uid" else {})
+        for one in claims[:: OPEN // NAMED]
+    ]
+    values = {"given": rows_of(named), "node": None, "now": NOW}
+    with store.raw.transaction():
+        explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}"
+        ((found,),) = store.raw.engine.rows(explain, values)
+
+    (executed,) = json.loads(found) if isinstance(found, str) else found
+    assert rows_in(executed["Plan"]) <= NAMED * STEPS, json.dumps(executed, indent=1)

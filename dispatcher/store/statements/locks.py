@@ -9,36 +9,38 @@ The lock of a task is NO KEY UPDATE, as that of its changes: PostgreSQL takes KE
 run that is changed twice in a transaction.
 """
 
-from dispatcher.store.statements.given import given
+from dispatcher.store.statements.given import NAMED_IS_OPEN, given
 
 _NAMED = given("task_id", "uid")
 
 # Waits for the claims of a node, each of which shares this lock.
 NODE = "SELECT id FROM nodes WHERE id = :node FOR NO KEY UPDATE"
 
-# No row of a node that is NULL.
+# No row of a node that is NULL. What is named becomes an array before any row is looked at: of a
+# subquery the planner may ask again for each open run of the store, if none was open when the table
+# was last analysed.
 TASKS = f"""
-SELECT id FROM tasks WHERE id IN (
+SELECT id FROM tasks WHERE id = ANY (ARRAY(
     SELECT given.task_id FROM {_NAMED}
-    UNION ALL SELECT runs.task_id FROM {_NAMED} JOIN runs ON runs.uid = given.uid
-    UNION ALL SELECT task_id FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL)
+    UNION ALL SELECT (SELECT task_id FROM runs WHERE uid = given.uid) FROM {_NAMED}
+    UNION ALL SELECT task_id FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL))
 ORDER BY id FOR NO KEY UPDATE
 """
 
 FREE_TASKS = f"{TASKS.rstrip()} SKIP LOCKED\n"
 
+# A sum is no index's order: these runs are found by their uids alone.
 NAMED_RUNS = f"""
-SELECT uid, task_id FROM runs WHERE outcome IS NULL AND id IN (
-    SELECT runs.id FROM {_NAMED} JOIN runs ON runs.task_id = given.task_id
-        AND runs.outcome IS NULL
-    UNION ALL SELECT runs.id FROM {_NAMED} JOIN runs ON runs.uid = given.uid
-    UNION ALL SELECT id FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL)
-ORDER BY task_id
+SELECT uid, task_id FROM runs WHERE {NAMED_IS_OPEN} AND uid = ANY (ARRAY(
+    SELECT (SELECT run_uid FROM tasks WHERE id = given.task_id) FROM {_NAMED}
+    UNION ALL SELECT given.uid FROM {_NAMED}
+    UNION ALL SELECT uid FROM runs WHERE node = CAST(:node AS TEXT) AND outcome IS NULL))
+ORDER BY task_id + 0
 """
 
-OPEN_RUNS = f"{NAMED_RUNS.rstrip()} FOR UPDATE\n"
+OPEN_RUNS = f"{NAMED_RUNS.rstrip()} FOR UPDATE OF runs\n"
 
-FREE_RUNS = f"{NAMED_RUNS.rstrip()} FOR UPDATE SKIP LOCKED\n"
+FREE_RUNS = f"{NAMED_RUNS.rstrip()} FOR UPDATE OF runs SKIP LOCKED\n"
 
 # Whether others have locked the row of a node: otherwise it is locked now.
 NODE_IS_HELD = f"""

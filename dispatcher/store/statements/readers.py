@@ -5,7 +5,7 @@ from functools import cache
 from dispatcher.execution import KILL_GRACE_MS, OpenRun
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.store.rows import columns, names
-from dispatcher.store.statements.given import given
+from dispatcher.store.statements.given import NAMED_IS_OPEN, given
 
 # What a task and its open run both have is the task's, but for these.
 _OF_OPEN_RUN = {
@@ -128,14 +128,19 @@ OPEN_RUN_COLUMNS = columns(
     owner="runs.node",
 )
 
+_RUNS = f"SELECT {OPEN_RUN_COLUMNS} FROM runs JOIN tasks ON tasks.id = runs.task_id"
+
 #: Open runs: a condition follows.
 OPEN_RUNS = f"""
-SELECT {OPEN_RUN_COLUMNS} FROM runs JOIN tasks ON tasks.id = runs.task_id
+{_RUNS}
 WHERE runs.outcome IS NULL AND """
 
 OPEN_RUN = f"{OPEN_RUNS}runs.uid = :uid"
 
-OPEN_RUNS_AMONG = f"{OPEN_RUNS}runs.uid IN (SELECT uid FROM {given('uid')})"
+OPEN_RUNS_AMONG = f"""
+{_RUNS}
+WHERE {NAMED_IS_OPEN} AND runs.uid IN (SELECT uid FROM {given("uid")})
+"""
 
 RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = :uid"
 

@@ -6,7 +6,7 @@ A limit is cast, because SQLite plans a statement with a bare parameter there an
 from typing import Final
 
 from dispatcher.store.engine import FORGETTABLE
-from dispatcher.store.statements.given import bounded, given
+from dispatcher.store.statements.given import NAMED_IS_OPEN, bounded, given
 from dispatcher.store.statements.history import TAKEOVERS_ALLOWED
 from dispatcher.store.statements.nodes import TAKES_WORK
 from dispatcher.store.statements.readers import OPEN_RUNS
@@ -59,7 +59,7 @@ RECORD_STARTED = f"""
 UPDATE runs SET pid = given.pid, started_at = given.started_at,
     lease_expires_at = :now + {bounded("runs.lease_ttl_ms")}
 FROM {given("uid", "pid", "started_at")}
-WHERE runs.uid = given.uid AND runs.outcome IS NULL
+WHERE runs.uid = given.uid AND {NAMED_IS_OPEN}
 """
 
 RECORD_LEADER_EXIT = """
@@ -112,7 +112,7 @@ UPDATE runs SET outcome = given.outcome, reason = given.run_reason, error = give
     max_rss_bytes = given.max_rss_bytes, cpu_seconds = given.cpu_seconds,
     left_alone = given.left_alone, leftovers = given.leftovers
 FROM {given(*_CLOSED)}
-WHERE runs.uid = given.uid AND runs.outcome IS NULL
+WHERE runs.uid = given.uid AND {NAMED_IS_OPEN}
 """
 
 _TAKEOVER = f":until + COALESCE({bounded('kill_grace_ms')}, 0)"

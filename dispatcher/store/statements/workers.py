@@ -1,11 +1,11 @@
 """SQL of workers' messages, each guarded by the lock in the statement itself."""
 
 from dispatcher.store.engine import FORGETTABLE
-from dispatcher.store.statements.given import bounded, given
+from dispatcher.store.statements.given import NAMED_IS_OPEN, bounded, given
 
-# Whether a lock allows a write: its run is open, not ending, and before its deadline.
-_IS_OWNER = "outcome IS NULL AND ending IS NULL AND (deadline_at IS NULL OR deadline_at > :now)"
-_HOLDS = f"task_id = :task_id AND lock = :lock AND {_IS_OWNER}"
+# Whether the lock of an open run allows a write: it is not ending, and before its deadline.
+_IS_OWNER = "ending IS NULL AND (deadline_at IS NULL OR deadline_at > :now)"
+_HOLDS = f"task_id = :task_id AND lock = :lock AND outcome IS NULL AND {_IS_OWNER}"
 
 # No beat moves a local claim's deadline.
 _RENEWED = f":now + {bounded('lease_ttl_ms')}"
@@ -22,7 +22,8 @@ UPDATE runs SET last_heartbeat_at = :now, lease_expires_at = {_EXPIRY},
         OR COALESCE(given.note, runs.note) IS DISTINCT FROM runs.note
         THEN :now ELSE progressed_at END
 FROM {given("task_id", "lock", "progress", "note")}
-WHERE runs.task_id = given.task_id AND runs.lock = given.lock AND {_IS_OWNER}
+WHERE runs.uid = (SELECT run_uid FROM tasks WHERE id = given.task_id)
+    AND runs.lock = given.lock AND {NAMED_IS_OPEN} AND {_IS_OWNER}
 RETURNING runs.task_id, runs.lease_expires_at
 """
 
