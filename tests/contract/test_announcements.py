@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.events import Ledger
-from dispatcher.execution import Claim, Rows, StartedRun
+from dispatcher.execution import Claim, Held, Rows, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
@@ -331,6 +331,14 @@ CASES = [
     Case(
         *("lock_rows", "a run", False, running),
         lambda s, c: s.lock_rows(Rows(tasks=[c.task_id]), Rows(runs=[c.run_uid])),
+    ),
+    Case(
+        *("lock_free", "a run", False, running),
+        lambda s, c: s.lock_free(Rows(runs=[c.run_uid]), node=NODE),
+    ),
+    Case(
+        *("lock_holder", "a run", False, running),
+        lambda s, c: s.lock_holder(Held(tasks={c.run_uid: c.task_id}), node=NODE),
     ),
     Case(
         *("lock_for_edit", "a task", False, ready), lambda s, t: s.lock_for_edit([t], "elsewhere")

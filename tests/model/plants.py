@@ -18,7 +18,7 @@ from dispatcher.store import claims, moves
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import operators, readers, supervisor, workers
-from dispatcher.store.statements.given import bounded
+from dispatcher.store.statements.given import NAMED_IS_OPEN, bounded
 from dispatcher.store.statements.moves import Move
 from dispatcher.words import Renewed
 
@@ -172,7 +172,7 @@ PLANTS = [
         "a settle that leaves the run open",
         statement("CLOSE", "SET outcome = given.outcome,", "SET"),
     ),
-    Plant("a settle that works twice", statement("CLOSE", "AND runs.outcome IS NULL", "")),
+    Plant("a settle that works twice", statement("CLOSE", f"AND {NAMED_IS_OPEN}", "")),
     Plant("a declaration that checks no lock", statement("DECLARE", "AND lock = :lock", "")),
     Plant("a second declaration that wins", statement("DECLARE", "AND declared IS NULL", "")),
     Plant("a repeated declaration under any lock", statement("DECLARED", "AND lock = :lock", "")),
