@@ -107,5 +107,5 @@ class Postponed(Struct, frozen=True):
         have = "has compared its" if len(self.nodes) == 1 else "have compared their"
         text += f" claimed until {', '.join(self.nodes)} {have} runs with it"
         if self.until is None:
-            return f"{text}; for one that is gone for good: dispatcher node forget"
+            return f"{text}; for one that is gone for good: dispatcher node forget --dead"
         return f"{text}, or {seconds:.0f} s have passed"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from dispatcher import commits
 from dispatcher.errors import DispatcherError, did_you_mean
 from dispatcher.nodes import NodeView, named
 from dispatcher.operations.reading import Reader
 from dispatcher.times import StoreTime
+
+_SEEN: Final = "{name} was seen lately; stop its daemon, and try again a little later"
 
 
 class NodeOperator(Reader):
@@ -33,19 +36,36 @@ class NodeOperator(Reader):
         resume = commits.first_answer(lambda now: self.store.resume_node(node_id, now=now))
         return commits.change(self.store, resume, remedy="resume it again")
 
-    def forget_node(self, name: str) -> NodeView:
+    def forget_node(self, name: str, *, dead: bool = False) -> NodeView:
         """Forget a node that is gone, and return it.
 
-        Raises `DispatcherError` while it lives, or holds claims.
+        With `dead` the caller vouches that its host is off, so that nothing runs there: its claims
+        are settled, as declared or `orphaned`. Raises `DispatcherError` while it was seen lately,
+        if it holds claims and is not `dead`, and if it is `dead` and this node.
         """
         view = _found(self.nodes(), name)
+        if dead and view.is_here:
+            raise DispatcherError(
+                f"{view.name} is this node, which is not dead; its daemon settles what is over"
+            )
 
         def forget(now: StoreTime) -> bool:
-            return self.store.forget_node(view.node.id, now=now)
+            settled = self._settle_of(view.node.id, now) if dead else 0
+            forgotten = self.store.forget_node(view.node.id, now=now)
+            if settled and not forgotten:
+                raise DispatcherError(_SEEN.format(name=view.name))  # and nothing is settled
+            return forgotten
 
         if not commits.change(self.store, commits.first_answer(forget), remedy="forget it again"):
-            raise DispatcherError(_why_kept(view))
+            raise DispatcherError(_why_kept(view, dead=dead))
         return view
+
+    def _settle_of(self, node_id: str, now: StoreTime) -> int:
+        from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
+
+        from dispatcher.supervisor.abandoned import settle_of_node  # noqa: PLC0415
+
+        return settle_of_node(self.store, node_id, rng=SystemRandom(), now=now)
 
 
 def _found(views: Sequence[NodeView], name: str) -> NodeView:
@@ -60,10 +80,13 @@ def _found(views: Sequence[NodeView], name: str) -> NodeView:
     raise DispatcherError(f"no node {name!r}{near or '; `dispatcher nodes` lists them'}")
 
 
-def _why_kept(view: NodeView) -> str:
+def _why_kept(view: NodeView, *, dead: bool) -> str:
     """Return why a node is not forgotten, and the remedy."""
-    if view.running:
+    if view.running and not dead:
         runs = "a run" if view.running == 1 else f"{view.running} runs"
-        remedy = "wait until they are over, or until other nodes have taken them over"
+        remedy = (
+            "wait until they are over, or until other nodes have taken them over; if its host is"
+            " off for good: dispatcher node forget --dead"
+        )
         return f"{view.name} holds the claims of {runs}; {remedy}"
-    return f"{view.name} was seen lately; stop its daemon, and try again a little later"
+    return _SEEN.format(name=view.name)

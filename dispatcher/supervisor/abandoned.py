@@ -1,12 +1,14 @@
 """Settles local claims that are over: for the daemon, and for commands while none runs.
 
-A local claim has no process to wait for, so its end settles it at once.
+A local claim has no process to wait for, so its end settles it at once. Nor have the claims of a
+node whose host is off, for which a person vouches.
 """
 
 import random
+from collections.abc import Sequence
 
 from dispatcher import policy
-from dispatcher.execution import OpenRun, Settlement
+from dispatcher.execution import OpenRun, Rows, Settlement
 from dispatcher.store.api import SupervisorStore
 from dispatcher.times import StoreTime
 
@@ -18,7 +20,20 @@ def settle_abandoned(
     store: SupervisorStore, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
     """Settle at most `SETTLE_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
-    runs = store.abandoned(limit=SETTLE_BATCH, now=now)
+    return _settle(store, store.abandoned(limit=SETTLE_BATCH, now=now), rng=rng, now=now)
+
+
+def settle_of_node(
+    store: SupervisorStore, node_id: str, *, rng: random.Random, now: StoreTime
+) -> int:
+    """Settle all open runs of a node of which nothing lives; return how many there were."""
+    store.lock_rows(Rows(node=node_id))
+    return len(_settle(store, store.open_runs(node_id), rng=rng, now=now))
+
+
+def _settle(
+    store: SupervisorStore, runs: Sequence[OpenRun], *, rng: random.Random, now: StoreTime
+) -> list[tuple[OpenRun, Settlement]]:
     taken = [(run, policy.settle(run, None, now=now, ended_at=now, rng=rng)) for run in runs]
     if taken:
         store.settle([settlement for _, settlement in taken], now=now)

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from dispatcher.execution import KILL_GRACE_MS
+from dispatcher.host.node import node_id
 from dispatcher.model import Node
 from dispatcher.times import StoreTime
 from tests.command import Command
@@ -95,7 +96,35 @@ def test_a_node_with_claims_is_not_forgotten(command: Command) -> None:
     refused = command("node", "forget", "web-2", exits=1).stderr
 
     assert "web-2 holds the claims of a run; wait until they are over" in refused
+    assert "dispatcher node forget --dead" in refused
     assert "a run goes on" in command("node", "drain", "web-2").stdout
+
+
+def test_a_dead_node_is_forgotten_with_its_claims(command: Command) -> None:
+    task = command("submit", "--", "true").id
+    record(command, THERE)
+    with command.client() as client, client.store.transaction() as now:
+        client.store.claim("default", limit=1, node=THERE.id, output_dir="/o", now=now)
+
+    refused = command("node", "forget", "--dead", "web-2", exits=1).stderr
+    assert "web-2 was seen lately; stop its daemon" in refused
+    assert "running" == command("show", task, "--json").json["state"]
+    record(command, THERE, seen_at=1)
+
+    assert "web-2 is forgotten\n" == command("node", "forget", "--dead", "web-2").stdout
+
+    shown = command("show", task, "--json").json
+    assert ["ready", "orphaned"] == [shown["state"], shown["runs"][0]["outcome"]]
+    assert [] == command("nodes", "--json").json
+
+
+def test_this_node_is_not_dead(command: Command) -> None:
+    with command.client() as client:
+        record(command, replace(HERE, id=node_id(client.config.state_dir)), seen_at=1)
+
+    refused = command("node", "forget", "--dead", "web-1", exits=1).stderr
+
+    assert "web-1 is this node, which is not dead" in refused
 
 
 @pytest.mark.parametrize(
@@ -105,6 +134,7 @@ def test_a_node_with_claims_is_not_forgotten(command: Command) -> None:
         (("drain", "printer"), 1, "no node 'printer'; `dispatcher nodes` lists them"),
         (("drain", "0a1b"), 1, "'0a1b' may be any of 0a1b2c3d-"),
         (("resume", "web-1", "--reason", "x"), 2, "--reason: resume has none; leave it out"),
+        (("drain", "web-1", "--dead"), 2, "--dead: drain has none; leave it out"),
         (("drain", "web-1", "--reason", " "), 2, "--reason: is empty"),
         (("stop", "web-1"), 2, "'stop' is not one of 'drain', 'resume', 'forget'"),
         (("drain",), 2, "Missing argument 'NODE...'"),

@@ -1,5 +1,6 @@
 """Failovers in virtual time, in every order of events: no twin, nothing waits for ever."""
 
+import random
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.execution import LOCAL, Claim
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.store.statements import history
+from dispatcher.supervisor.abandoned import settle_of_node
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat, Declaration, Refused, Renewed
@@ -323,6 +325,34 @@ def test_a_node_without_a_limit_holds_claims_back_until_an_operator_forgets_it(
     cluster.run_for(2)
 
     assert [None] == outcomes(here, task_id)
+
+
+def test_a_dead_node_without_a_limit_that_holds_a_claim_holds_none_back_once_it_is_forgotten(
+    cluster: Cluster, here: Host
+) -> None:
+    there = elsewhere(cluster)
+    there.fresh_supervisor(absence_limit=None)
+    there.restart()
+    cluster.run_for(15)
+    here.shared.is_cut = True
+    task_id = there.submit("work")
+    there.run_for(2)
+    here.elapsed = there.elapsed
+    here.shared.is_cut = False
+    there.shared.is_cut = True
+    cluster.server.fail_over()
+    cluster.run_for(2 * LIMIT, step=5)
+    other = here.submit("work")
+    cluster.run_for(2)
+    assert [[None], []] == [outcomes(here, one) for one in (task_id, other)]
+
+    with here.store.transaction() as now:
+        assert 1 == settle_of_node(here.store, "there", rng=random.Random(1), now=now)
+        assert here.store.forget_node("there", now=now)
+    cluster.run_for(2)
+
+    assert [Outcome.ORPHANED, None] == outcomes(here, task_id)
+    assert [None] == outcomes(here, other)
 
 
 def test_once_claims_go_on_no_tick_asks_again_for_a_node_that_never_returns(

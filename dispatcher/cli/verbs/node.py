@@ -17,6 +17,7 @@ from dispatcher.client import Client
         "dispatcher node drain web-2 --reason 'new kernel'",
         "dispatcher node resume web-2",
         "dispatcher node forget 1f2e3d4c   # by the beginning of its id",
+        "dispatcher node forget --dead web-2   # its host is off for good",
     )
 )
 @click.argument("action", type=click.Choice(["drain", "resume", "forget"]))
@@ -29,20 +30,30 @@ from dispatcher.client import Client
     metavar="TEXT",
     help="Why it is drained; `nodes`, `status` and `why` print it.",
 )
+@click.option(
+    "--dead",
+    is_flag=True,
+    help="Forget one that holds claims, too: you vouch that its host is off, so that nothing runs"
+    " there. Its claims are settled, as declared or `orphaned`.",
+)
 @json_option
 @config_option
-def command(*, action: str, nodes: tuple[str, ...], reason: str | None, as_json: bool) -> None:
+def command(
+    *, action: str, nodes: tuple[str, ...], reason: str | None, dead: bool, as_json: bool
+) -> None:
     """Drain a node: it takes no more work, and what runs there goes on. `resume` ends that.
 
-    Forget one that is gone for good: only when it holds no claims any more. NODE is a hostname, an
-    id, or the beginning of an id.
+    Forget one that is gone for good: only when it holds no claims any more, or with --dead. NODE is
+    a hostname, an id, or the beginning of an id.
     """
     if reason is not None and action != "drain":
         raise click.UsageError(f"--reason: {action} has none; leave it out")
     if reason is not None and not reason.strip():
         raise click.UsageError("--reason: is empty; give a reason, or leave it out")
+    if dead and action != "forget":
+        raise click.UsageError(f"--dead: {action} has none; leave it out")
     with open_client() as store:
-        do = _ACTIONS[action]
+        do = _forget_dead if dead else _ACTIONS[action]
         answers = {name: do(store, name, reason or "drained by an operator") for name in nodes}
     if as_json:
         print_json([{"node": name, "done": done} for name, (done, _) in answers.items()])
@@ -62,8 +73,12 @@ def _resume(store: Client, name: str, _: str) -> tuple[bool, str]:
     return done, "takes work again" if done else "was not draining"
 
 
-def _forget(store: Client, name: str, _: str) -> tuple[bool, str]:
-    host = store.forget_node(name).name
+def _forget_dead(store: Client, name: str, reason: str) -> tuple[bool, str]:
+    return _forget(store, name, reason, dead=True)
+
+
+def _forget(store: Client, name: str, _: str, *, dead: bool = False) -> tuple[bool, str]:
+    host = store.forget_node(name, dead=dead).name
     return True, "is forgotten" if name == host else f"on {render.plain(host)} is forgotten"
 
 
