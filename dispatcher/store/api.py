@@ -600,11 +600,11 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         this node that is not returned is no longer its own. Lock the rows of the node first.
         """
 
-    def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
+    def abandoned(self, *, limit: int, expired: bool = True, now: StoreTime) -> list[OpenRun]:
         """Return at most `limit` local claims that may be settled, locked with their tasks.
 
-        Past `takeover_at`, ending, declared, or with an expiry beyond twice the ttl from now. Those
-        that others have locked are left out.
+        Ending or declared; and if `expired`, those past `takeover_at`, or with an expiry beyond
+        twice the ttl from now. Those that others have locked are left out.
         """
 
     def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:

@@ -149,7 +149,9 @@ class SqlSupervisor(SqlReader, SqlWorker):
         self._change_but(sql.CONFIRM, but, {"node": node, "until": until})
         return {RunUid(uid) for (uid,) in self.engine.rows(sql.CONFIRMED, {"node": node})}
 
-    def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
+    def abandoned(self, *, limit: int, expired: bool = True, now: StoreTime) -> list[OpenRun]:
+        if not expired:
+            return self._open_runs(sql.LOCAL_OVER, {"limit": limit})
         return self._open_runs(sql.ABANDONED, {"limit": limit, "now": now})
 
     def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:

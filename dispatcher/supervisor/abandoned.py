@@ -17,10 +17,11 @@ SETTLE_BATCH = 100
 
 
 def settle_abandoned(
-    store: SupervisorStore, *, rng: random.Random, now: StoreTime
+    store: SupervisorStore, *, expired: bool = True, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
     """Settle at most `SETTLE_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
-    return _settle(store, store.abandoned(limit=SETTLE_BATCH, now=now), rng=rng, now=now)
+    runs = store.abandoned(limit=SETTLE_BATCH, expired=expired, now=now)
+    return _settle(store, runs, rng=rng, now=now)
 
 
 def settle_of_node(

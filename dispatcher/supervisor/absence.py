@@ -94,16 +94,21 @@ class Absence:
             self._scan.set(self._others_until)
 
     def take_over(self, turn: Turn) -> None:
-        """Settle local claims that are over, and the claims of silent nodes."""
-        if not turn.abandoned and (not self._scan.is_due(turn.at) or not turn.caught_up):
+        """Settle local claims that are over, and the claims of silent nodes.
+
+        Between two scans only those that were declared or ended: to judge silence is to wait for
+        others after an outage, and for what has not been read.
+        """
+        scans = self._scan.is_due(turn.at) and turn.caught_up
+        if not turn.abandoned and not scans:
             return
         settings = self._memory.settings
-        taken = settle_abandoned(self._store, rng=self._rng, now=turn.now)
+        taken = settle_abandoned(self._store, expired=scans, rng=self._rng, now=turn.now)
         for run, settlement in taken:
             turn.after(partial(log_taken, self._memory, run, settlement))
         more = len(taken) == SETTLE_BATCH
         turn.again |= more
-        if not self._scan.is_due(turn.at):
+        if not scans:
             return
         more |= self._stranded.settle(turn)
         turn.again |= more

@@ -241,6 +241,7 @@ def a_days_work(store: OneByOne) -> None:
             store.confirm(NODE, later(9))
             store.declared(NODE)
             store.abandoned(limit=10, now=NOW)
+            store.abandoned(limit=10, expired=False, now=NOW)
             store.stranded(NODE, now=NOW)
             store.next_takeover(NODE, now=NOW)
             store.begin_ending(claim.run_uid, Outcome.RELEASED, "drain", now=NOW)

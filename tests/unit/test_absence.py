@@ -206,6 +206,7 @@ def test_a_daemon_on_a_shared_store_takes_over_nothing_for_5_s_after_it_began() 
     store: Any = world.store
     store.engine.dialect = replace(store.engine.dialect, shared=True)
     claim, local = claim_elsewhere(world, takeover_in=-60), claim_local(world)
+    silent = claim_local(world, lease_ttl_ms=1_000)
     world.start()
     world.run_for(2)
     declared = Declaration(task_id=local.task_id, lock=local.lock, word=Declared.SUCCEED)
@@ -214,9 +215,11 @@ def test_a_daemon_on_a_shared_store_takes_over_nothing_for_5_s_after_it_began() 
     world.run_for(2.9)
     assert [None] == outcomes(world, claim.task_id)
     assert TaskState.SUCCEEDED is world.state(local.task_id)  # no node has to return for it
+    assert [None] == outcomes(world, silent.task_id)
     world.run_for(0.2)
 
     assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
+    assert [Outcome.LOST] == outcomes(world, silent.task_id)
 
 
 @pytest.mark.parametrize("search", ["stranded", "abandoned"])

@@ -132,12 +132,20 @@ CONFIRMED = "SELECT uid FROM runs WHERE outcome IS NULL AND node = :node"
 # have confirmed meanwhile, which then is compared again.
 
 # Nobody watches a local claim's process: its ending or declaration is its end.
-_IS_ABANDONED: Final = f"""takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'
-    AND (ending IS NOT NULL OR declared IS NOT NULL
+_IS_LOCAL: Final = "takeover_at IS NOT NULL AND substr(node, 1, 6) = 'local:'"
+
+_IS_OVER: Final = "ending IS NOT NULL OR declared IS NOT NULL"
+
+_IS_ABANDONED: Final = f"""{_IS_LOCAL}
+    AND ({_IS_OVER}
         OR ((takeover_at <= :now OR takeover_at > :now + 2 * ({bounded("runs.lease_ttl_ms")}))
             AND {TAKEOVERS_ALLOWED}))"""
 
 ABANDONED = f"""{OPEN_RUNS}{_IS_ABANDONED}
+ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+LOCAL_OVER = f"""{OPEN_RUNS}{_IS_LOCAL} AND ({_IS_OVER})
 ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
