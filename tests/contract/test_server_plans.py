@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher.execution import Claim
 from dispatcher.store.sql import SqlStore
+from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import locks, readers, supervisor, workers
 from dispatcher.store.statements.given import given, rows_of
 from tests.contract.helpers import NOW, SHARED, OneByOne, new_task, settlement
@@ -73,11 +74,19 @@ NAMING = {
 }
 
 
-def rows_in(step: dict[str, Any]) -> float:
-    """Return how many rows a step of an executed plan read, with those below it."""
-    read = step["Actual Rows"] + step.get("Rows Removed by Filter", 0)
-    read += step.get("Rows Removed by Join Filter", 0)
-    return read * step["Actual Loops"] + sum(map(rows_in, step.get("Plans", ())))
+def steps(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a step of a plan, and those below it."""
+    yield step
+    for one in step.get("Plans", ()):
+        yield from steps(one)
+
+
+def rows_in(plan: dict[str, Any]) -> float:
+    """Return how many rows the steps of an executed plan read."""
+    names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
+    return sum(
+        step["Actual Loops"] * sum(step.get(name, 0) for name in names) for step in steps(plan)
+    )
 
 
 @pytest.fixture(params=[0, 300], ids=["new", "after 300 runs"])
@@ -107,3 +116,19 @@ def test_what_names_rows_costs_as_many_as_it_names_whatever_the_statistics_say(
 
     (executed,) = json.loads(found) if isinstance(found, str) else found
     assert rows_in(executed["Plan"]) <= NAMED * STEPS, json.dumps(executed, indent=1)
+
+
+def test_labels_are_compared_once_for_all_tasks_that_require_the_same(store: OneByOne) -> None:
+    models = ("a", "b", "c")
+    store.submit([new_task(requires={"gpu": one}) for one in models * 100], now=NOW)
+    values = {"queue": "default", "limit": 9, "node": "n", "session": "", "labels": '{"gpu":"x"}'}
+    with store.raw.transaction():
+        explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {claims_sql.READY}"
+        ((found,),) = store.raw.engine.rows(in_dialect(store.raw, explain), values)
+
+    (executed,) = json.loads(found) if isinstance(found, str) else found
+    comparisons = [
+        step["Actual Loops"] for step in steps(executed["Plan"]) if "Function Name" in step
+    ]
+    assert comparisons, executed
+    assert max(comparisons) <= len(models), executed

@@ -24,8 +24,22 @@ SELECT {_READY_COLUMNS}
 FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queues)
 """
 
-#: `{fits}`: see `nodes.fits`.
-READY = f"""{_READY}AND queue = :queue AND {{fits}} AND {CLAIMS_WORK}
+# What tasks of the queue require, once each: a jump in an index to the next, however many tasks
+# require the same. Of a task itself only a text is compared. `{fits}`: see `nodes.fits`.
+_OF_QUEUE = "state = 'ready' AND requires IS NOT NULL AND queue = :queue"
+
+READY = f"""
+WITH RECURSIVE wanted (requires) AS (
+    SELECT (SELECT requires FROM tasks WHERE {_OF_QUEUE} ORDER BY requires LIMIT 1)
+    UNION ALL
+    SELECT (SELECT tasks.requires FROM tasks WHERE {_OF_QUEUE} AND tasks.requires > wanted.requires
+        ORDER BY tasks.requires LIMIT 1)
+    FROM wanted WHERE wanted.requires IS NOT NULL
+)
+{_READY}AND queue = :queue
+    AND (requires IS NULL OR requires IN (
+        SELECT wanted.requires FROM wanted WHERE wanted.requires IS NOT NULL AND {{fits}}))
+    AND {CLAIMS_WORK}
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 

@@ -66,7 +66,7 @@ CLAIMS_WORK: Final = """(EXISTS (SELECT 1 FROM nodes
 
 
 def fits(dialect: Dialect) -> str:
-    """Return the condition that a node with the labels `:labels` may run a task.
+    """Return the condition that a node with the labels `:labels` may run a task (`requires`).
 
     A task whose `requires` is damaged is anybody's, so that the first who would claim it holds it.
     """
