@@ -36,6 +36,9 @@ _DURABLE: Final = """CASE WHEN current_setting('synchronous_commit') = 'off'
 #: Seconds between two looks for Ctrl-C while a session waits.
 _LOOK_EVERY: Final = 0.1
 
+#: Parameters of libpq that may be lists with an item for each host.
+_OF_HOSTS: Final = ("host", "hostaddr", "port")
+
 #: Parameters of libpq that appear in messages. The others may hold secrets.
 _NAMED: Final = ("service", "host", "hostaddr", "port", "dbname")
 
@@ -163,9 +166,15 @@ class DatabaseServer(Struct, frozen=True, kw_only=True):
         role = self.parameters.get("user") or "this role"
         return postgresql_errors.membership(self.schema, str(role))
 
-    def conninfo(self) -> str:
-        """Return the parameters, with those that the URL leaves open or may not decide."""
-        given = self.parameters
+    def conninfo(self, *, first: int = 0) -> str:
+        """Return the parameters, with those that the URL leaves open or may not decide.
+
+        The hosts begin with the one that has the number `first`, from 0 and round again.
+        """
+        given = {
+            key: _turned(str(value), first) if key in _OF_HOSTS else value
+            for key, value in self.parameters.items()
+        }
         addresses = str(given.get("host") or given.get("hostaddr")).split(",")
         wanted: Mapping[str, ConnParam] = {
             "target_session_attrs": "read-write",
@@ -241,6 +250,12 @@ def _set(settings: Mapping[str, str], *, is_local: bool) -> str:
     """Return the statement that changes settings: of the transaction, or of the session."""
     changes = [f"set_config('{name}', '{value}', {is_local})" for name, value in settings.items()]
     return f"SELECT {', '.join([*changes, _DURABLE.format(is_local=is_local)])}"
+
+
+def _turned(items: str, first: int) -> str:
+    found = items.split(",")
+    begin = first % len(found)
+    return ",".join(found[begin:] + found[:begin])
 
 
 def _ignore(_notify: psycopg.Notify) -> None: ...

@@ -83,6 +83,9 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
         self._steps: _Steps | None = None
         self._watched: int | None = None
         """The descriptor of the connection."""
+        self._first = 0
+        """Which of the URL's hosts is tried first. libpq tries the next one if a host refuses, but
+        waits for a silent one as long as we do: then the next try begins at the next host."""
         self._pid = 0
         """The server's process that listens for us."""
         self._backoff = Backoff(*RETRY)
@@ -122,6 +125,7 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
                 if at >= self._due:
                     self._connect(at)
             elif self._steps is not None and at >= self._due:
+                self._first += 1
                 raise psycopg.OperationalError("the server did not answer in time")
             elif self._steps is None:
                 self._connection.consume_input()
@@ -140,7 +144,9 @@ SELECT set_config('lock_timeout', '{server.statement_ms}', TRUE),
             self._ready = None
 
     def _connect(self, at: Instant) -> None:
-        self._connection = pq.PGconn.connect_start(self._server.conninfo().encode())
+        self._connection = pq.PGconn.connect_start(
+            self._server.conninfo(first=self._first).encode()
+        )
         self._begin(self._listen(), at)
 
     def _begin(self, steps: _Steps, at: Instant) -> None:

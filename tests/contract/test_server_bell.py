@@ -2,6 +2,7 @@
 
 import random
 import select
+import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from dispatcher.store.server import DatabaseServer
 from dispatcher.store.server_bell import CHECK_EVERY, RETRY, ServerBell
 from dispatcher.times import Instant
 from tests.contract.helpers import NOW, new_task
+from tests.contract.proxy import Proxy
 from tests.eventually import eventually
 from tests.pooler import Pooler
 from tests.postgres import Postgres, running
@@ -225,6 +227,27 @@ def test_a_server_that_hangs_is_given_up_at_the_check_without_a_wait(
 
 
 # A pooler in transaction mode -------------------------------------------------------------------
+
+
+def test_a_silent_host_of_several_keeps_no_bell_from_the_server(
+    server: Postgres, time: Time
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Proxy(f"{server.directory}/.s.PGSQL.5432").running() as proxy,
+    ):
+        hosts = ",".join(f"127.0.0.1:{port}" for port in (silent.getsockname()[1], proxy.port))
+        bell = bell_at(f"postgresql://postgres@{hosts}/postgres", time)
+        with closing(bell):
+            bell.fileno()
+            time.pass_by(2.1)
+            bell.read()
+            assert "did not answer in time" in str(bell.failure)
+            time.pass_by(RETRY[1])
+            settle(bell)
+
+            assert bell.failure is None
+            assert bell.heard is not None
 
 
 @pytest.mark.parametrize("newest", [False, True])
