@@ -109,7 +109,8 @@ class Registry:
             self._until = Instant(at + seconds)
             log.warning("node.watched", hostname=row.hostname, timeout_s=seconds)
         elif pause > 2 * LOOK_INTERVAL:  # an outage, perhaps of that daemon too
-            self._until = Instant(self._until + pause)
+            # An end comes also where each look takes so long.
+            self._until = Instant(self._until + pause - LOOK_INTERVAL)
 
     def _remember_taken(self, before: Node | None) -> None:
         self._taken_in, self._watched = self._store.history, None

@@ -11,7 +11,7 @@ from dispatcher.errors import CommitUnknown, ConfigError, StoreRefused, StoreUna
 from dispatcher.model import Liveness, Node, TaskState
 from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL
 from dispatcher.supervisor.outage import RETURN
-from dispatcher.supervisor.registry import watch_of
+from dispatcher.supervisor.registry import LOOK_INTERVAL, watch_of
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stop
 from tests.recorded_logs import expect_catalogued
@@ -136,6 +136,18 @@ def test_a_row_is_watched_for_as_long_however_long_it_was_silent_before(silent: 
     ]
     assert "ours" == row_of(world).session
     assert TaskState.RUNNING is world.state(task)
+
+
+def test_a_row_is_taken_though_each_look_takes_longer_than_the_interval() -> None:
+    world = shared(THEIRS)
+    world.executor.greet()
+    step, looks = 1.2, 0
+    while "theirs" == row_of(world).session and looks < 100:
+        world.tick()
+        world.elapsed += step
+        looks += 1
+
+    assert WATCH / LOOK_INTERVAL <= looks < 100
 
 
 @pytest.mark.parametrize("interval", [*SHARED_SEEN_INTERVAL, 60.0])
