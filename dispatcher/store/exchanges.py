@@ -96,7 +96,7 @@ class Exchanges:
                 result = (yield from fetch_many(pgconn))[0]  # one, or more as the session ends
                 if result.status == ExecStatus.FATAL_ERROR and error is None:
                     error = error_from_result(result)
-                elif error is None and key is not None and len(self._names) < _MOST_PREPARED:
+                elif error is None and key is not None and self._remembers(key):
                     self._names[key] = name
             yield from fetch_many(pgconn)
         except psycopg.OperationalError as lost:
@@ -104,6 +104,9 @@ class Exchanges:
         if error is not None:
             raise error
         return result
+
+    def _remembers(self, key: _Key) -> bool:
+        return key in self._names or len(self._names) < _MOST_PREPARED
 
     def _execute(self, one: _Statement) -> list[tuple[_Key | None, bytes | None]]:
         """Write a statement; return its key and prepared name, once for each result to expect."""

@@ -20,6 +20,7 @@ from dispatcher.errors import (
     StoreUnavailable,
     StoreUnusable,
 )
+from dispatcher.store import exchanges
 from dispatcher.store.engine import Row, transaction
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.server import DatabaseServer
@@ -271,6 +272,19 @@ def test_a_commit_that_many_came_before_is_unknown_without_an_answer_too(
     proxy.cut = Cut.NEVER
 
     assert [("it",)] * 5 == read(distant)
+
+
+def test_a_statement_is_prepared_once_however_many_texts_are_known(
+    engine: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanges, "_MOST_PREPARED", 20)
+    with transaction(engine, write=False):
+        for number in range(30):
+            engine.rows(f"SELECT {number}")
+        before = engine.rows("SELECT count(*) FROM pg_prepared_statements")
+        for _ in range(5):
+            engine.rows("SELECT 1")
+        assert [(before[0][0] + 1,)] == engine.rows("SELECT count(*) FROM pg_prepared_statements")
 
 
 def test_a_session_that_our_role_may_not_end_stays_and_the_next_one_works(server: Postgres) -> None:
