@@ -607,12 +607,14 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         twice the ttl from now. Those that others have locked are left out.
         """
 
-    def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
+    def stranded(
+        self, node: str, *, known: Collection[RunUid] = (), limit: int = 100, now: StoreTime
+    ) -> list[OpenRun]:
         """Return other nodes' runs past `takeover_at`, to be settled once none of them lives here.
 
-        An embedded store has one node, the caller: all other runs in it come from before a restore
-        or a move, and are returned at once. The oldest run comes first. They are locked with their
-        tasks; those that others have locked are left out.
+        All that are `known`, and at most `limit` others. An embedded store has one node, the
+        caller: all other runs in it come from before a restore or a move, and are returned at once.
+        They are locked with their tasks; those that others have locked are left out.
         """
 
     def passed_over(self, node: str, *, now: StoreTime) -> set[RunUid]:

@@ -154,9 +154,13 @@ class SqlSupervisor(SqlReader, SqlWorker):
             return self._open_runs(sql.LOCAL_OVER, {"limit": limit})
         return self._open_runs(sql.ABANDONED, {"limit": limit, "now": now})
 
-    def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
+    def stranded(
+        self, node: str, *, known: Collection[RunUid] = (), limit: int = 100, now: StoreTime
+    ) -> list[OpenRun]:
         values = {"node": node, "alone": not self.engine.dialect.shared, "now": now}
-        return self._open_runs(sql.STRANDED, values)
+        values["given"] = rows_of({"uid": uid} for uid in known)
+        again = self._open_runs(sql.STRANDED_AMONG, values) if known else []
+        return again + self._open_runs(sql.STRANDED, {**values, "limit": limit})
 
     def passed_over(self, node: str, *, now: StoreTime) -> set[RunUid]:
         if not self.engine.dialect.shared:

@@ -47,7 +47,10 @@ class StrandedRuns:
     def settle(self, turn: Turn) -> bool:
         """Settle runs of which nothing lives; return whether there are more."""
         node_id = self._memory.settings.node_id
-        runs = {run.run_uid: run for run in self._store.stranded(node_id, now=turn.now)}
+        known = self._memory.stranded.keys()
+        found = self._store.stranded(node_id, known=known, limit=SETTLE_BATCH, now=turn.now)
+        runs = {run.run_uid: run for run in found}
+        more = len(runs.keys() - known) == SETTLE_BATCH
         unfound = self._memory.stranded.keys() - runs.keys()
         locked = self._store.passed_over(node_id, now=turn.now) if unfound else set()
         for uid in unfound:
@@ -68,7 +71,7 @@ class StrandedRuns:
             self._store.settle(settlements, now=turn.now)
         for run, settlement in zip(over, settlements, strict=False):
             turn.after(partial(self._settled, run, settlement))
-        return len(over) > SETTLE_BATCH
+        return more or len(over) > SETTLE_BATCH
 
     def _remember(self, run: OpenRun, why: str) -> None:
         is_ours = run.owner == self._memory.settings.node_id

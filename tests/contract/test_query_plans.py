@@ -63,7 +63,16 @@ PLANS = [
     (locks.UNUSED_ENVIRONMENTS, {"given": ONE}, ["PRIMARY KEY", "tasks_environment"]),
     (supervisor.HAS_UNFINISHED, {"but": "", **CLAIMER}, ["runs_", "tasks_ready", "tasks_due"]),
     (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["runs_takeover", "PRIMARY KEY"]),
-    (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["runs_", "PRIMARY KEY"]),
+    (
+        supervisor.STRANDED,
+        {"node": "n", "alone": True, "now": 1, "given": ONE, "limit": 1},
+        ["runs_", "PRIMARY KEY"],
+    ),
+    (
+        supervisor.STRANDED_AMONG,
+        {"node": "n", "alone": True, "now": 1, "given": ONE},
+        ["(uid=?)", "PRIMARY KEY"],
+    ),
     (
         supervisor.TAKEABLE,
         {"node": "n", "alone": False, "now": 1},
@@ -183,6 +192,7 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
         supervisor.DUE,
         supervisor.OVERDUE,
         supervisor.NEXT_FAILURE,
+        supervisor.STRANDED,
         operators.OLD,
         readers.LAST_RUN,
         readers.RUNNING,
@@ -197,7 +207,7 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, "state": "x"}
-    values |= {"task_id": 1, **CLAIMER}
+    values |= {"task_id": 1, "given": ONE, "alone": False, **CLAIMER}
     with raw.transaction():
         text = in_dialect(raw, statement)
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {text}", values)]

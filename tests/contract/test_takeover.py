@@ -300,3 +300,15 @@ def test_open_declared_runs_are_found_by_their_node(store: OneByOne, claim: Clai
     store.end(ours)
     assert [] == store.declared(NODE)
     assert store.open_run(silent.run_uid) is not None
+
+
+def test_a_look_for_stranded_runs_finds_those_that_are_known_and_a_bounded_number_more(
+    store: OneByOne,
+) -> None:
+    uids = {store.claimed(node="far", until=NOW).run_uid for _ in range(5)}
+    known = {*sorted(uids)[:2]}
+
+    found = [run.run_uid for run in store.stranded(NODE, known=known, limit=2, now=later(TTL))]
+
+    assert (4, 4) == (len(found), len({*found} & uids))
+    assert known < {*found}

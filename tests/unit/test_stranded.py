@@ -89,6 +89,16 @@ def test_survivors_of_one_run_keep_no_other(world: World) -> None:
     assert Outcome.ORPHANED is outcomes(world, over.task_id)[0]
 
 
+def test_very_many_survivors_keep_no_run_behind_them(world: World) -> None:
+    living = [claimed_before(world) for _ in range(150)]
+    over = [claimed_before(world) for _ in range(150)]
+    world.executor.alive |= dict.fromkeys((one.run_uid for one in living), ALIVE)
+    world.start()
+
+    assert {Outcome.ORPHANED} == {outcomes(world, one.task_id)[0] for one in over}
+    assert {one.task_id for one in living} == {task_id for task_id, *_ in stranded(world)}
+
+
 def test_it_is_looked_at_only_at_each_scan(world: World) -> None:
     claim = claimed_before(world, over=True)
     world.executor.alive[claim.run_uid] = ALIVE

@@ -153,8 +153,15 @@ ORDER BY takeover_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 _IS_STRANDED: Final = f"""node <> :node AND substr(node, 1, 6) <> 'local:'
     AND (CAST(:alone AS BOOLEAN) OR (takeover_at <= :now AND {TAKEOVERS_ALLOWED}))"""
 
+# In no order, for which all of them would be read.
 STRANDED = f"""{OPEN_RUNS}{_IS_STRANDED}
-ORDER BY claimed_at, runs.id FOR NO KEY UPDATE SKIP LOCKED
+    AND runs.uid NOT IN (SELECT given.uid FROM {given("uid")})
+LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+STRANDED_AMONG = f"""{OPEN_RUNS}{_IS_STRANDED}
+    AND runs.uid IN (SELECT given.uid FROM {given("uid")})
+FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # With those that another transaction has locked.
