@@ -27,6 +27,10 @@ SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = :schema AND tablename 
     (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = :schema)
 """
 
+_MAY_CREATE: Final = """
+SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = :schema
+"""
+
 # No dump and no copy of a database has both numbers.
 _PLACES: Final = """
 SELECT (SELECT value FROM meta WHERE key = 'place'),
@@ -190,6 +194,11 @@ def _create(engine: PostgresqlEngine, server: DatabaseServer, made: Callable[[],
             return
         if not has_schema:
             engine.change(f'CREATE SCHEMA "{server.schema}"')
+        elif engine.rows(_MAY_CREATE, {"schema": server.schema}) == [(False,)]:
+            raise StoreForbidden(
+                f"{server.name}: the schema has no store, and this role may not make one in it; let"
+                " the schema's owner run `dispatcher migrate`, or grant this role CREATE on it"
+            )
         migrate.fill(engine)
         migrate.write_meta(engine, PLACE, place(engine, server)[1])
     made()

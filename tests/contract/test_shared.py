@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.errors import ConfigError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import ConfigError, StoreForbidden, StoreUnavailable, StoreUnusable
 from dispatcher.store.open import open_store, remembered_identity
 from tests.contract.helpers import NOW, SHARED, new_task
 from tests.postgres import Postgres
@@ -123,6 +123,15 @@ def test_a_role_without_rights_is_told_what_it_lacks(
     with pytest.raises(
         StoreUnusable, match=r"may not use the schema.*GRANT dispatcher_submit, .* TO stranger "
     ):
+        identity(stranger, state_dir)
+
+
+def test_a_role_that_may_use_an_empty_schema_is_told_that_it_may_not_create(
+    state_dir: Path, stranger: str, postgres: Postgres
+) -> None:
+    postgres.sql("CREATE SCHEMA dispatcher; GRANT USAGE ON SCHEMA dispatcher TO stranger")
+
+    with pytest.raises(StoreForbidden, match=r"may not make one in it.*grant this role CREATE"):
         identity(stranger, state_dir)
 
 
