@@ -130,7 +130,11 @@ class SqlReader(SqlTransactions):
         return [open_run_from(row) for row in self.engine.rows(statement, values)]
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
-        return {uid for uid in uids if self.engine.rows(sql.RUN_IS_KNOWN, {"uid": uid})}
+        rows = [{"uid": uid} for uid in uids]
+        if not rows:
+            return set()
+        found = self.engine.rows(sql.KNOWN_RUNS, {"given": rows_of(rows)})
+        return {RunUid(uid) for (uid,) in found}
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         counts: dict[str, dict[TaskState, int]] = {}

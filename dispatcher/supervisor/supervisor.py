@@ -26,6 +26,7 @@ from dispatcher.supervisor.ender import Ender
 from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.idleness import Idleness
+from dispatcher.supervisor.inbox import Inbox
 from dispatcher.supervisor.locking import Locking
 from dispatcher.supervisor.looks import Looks
 from dispatcher.supervisor.node_row import NodeRow
@@ -89,7 +90,7 @@ class Supervisor:
         self._replay = Replay(store, self._transactor, self._locking, self._recorder, self._workers)
         self._looks = Looks(shared)
         self._rest = Rest(store, executor, memory)
-        self._inbox: list[Event] = []
+        self._inbox = Inbox()
         self._outage = Outage(rng=rng)
         self._has_worked = False  # then rights that are missing are an outage
         self._rested_at = LONG_AGO
@@ -127,7 +128,7 @@ class Supervisor:
         Events that the store did not take are kept for the next tick; workers then have to retry.
         Raises `StoreUnusable`, and `ConfigError` once another daemon has this node's identity.
         """
-        self._inbox.extend(events)
+        self._inbox.events.extend(events)
         if self._outage.retry_at is not None and at < self._outage.retry_at:
             self._workers.request_retry(requests, at=at)
             return self._outage.retry_at
@@ -136,6 +137,7 @@ class Supervisor:
             self._rested_at = at
             return self._rest.wake_at(at)
         self._absence.await_others(self._outage.since, at)
+        caught_up &= self._inbox.is_short
         self._transactor.begin_tick(caught_up=caught_up)
         if not rests:
             self._rest.end()
@@ -157,6 +159,7 @@ class Supervisor:
         except FAILURES as error:
             if isinstance(error, StoreForbidden) and not self._has_worked:
                 raise
+            self._inbox.failed()
             self._workers.request_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown | FailedOver):
                 self._inbox.clear()
@@ -241,16 +244,17 @@ class Supervisor:
 
     def _perform(self, unanswered: list[Request], duties: Sequence[Operation], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""
-        locked = partial(self._locking.lock, requests=unanswered, events=self._inbox)
+        events = self._inbox.next()
+        locked = partial(self._locking.lock, requests=unanswered, events=events)
         requested = partial(self._workers.record, requests=unanswered)
-        reported = [partial(self._recorder.record, event=event) for event in self._inbox]
+        reported = [partial(self._recorder.record, event=event) for event in events]
         kept = (self._recorder.record_ends, self._recorder.record_starts)
         try:
             turn = self._transactor.run([locked, requested, *reported, *kept, *duties], at)
-            self._inbox[:] = turn.kept
+            self._transactor.again |= self._inbox.recorded(turn.kept)
             unanswered.clear()
         except StoreRefused:
-            self._replay.run(unanswered, self._inbox, duties, at)
+            self._replay.run(unanswered, self._inbox.events, duties, at)
 
     def _resting(self) -> tuple[Operation, ...]:
         """Return the duties of a tick that only asks whether there is work."""

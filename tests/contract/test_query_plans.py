@@ -55,6 +55,7 @@ PLANS = [
     (supervisor.CLOSE, {"given": ONE}, ["(uid=?)"]),
     (readers.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
     (readers.OPEN_RUNS_AMONG, {"given": ONE}, ["(uid=?)", "PRIMARY KEY"]),
+    (readers.KNOWN_RUNS, {"given": ONE}, ["(uid=?)"]),
     (supervisor.TAKE_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
     (locks.NODE, {"node": "n"}, []),
     (locks.TASKS, {"given": ONE, "node": "n"}, ["PRIMARY KEY", "(uid=?)", "runs_here"]),

@@ -142,7 +142,7 @@ OPEN_RUNS_AMONG = f"""
 WHERE {NAMED_IS_OPEN} AND runs.uid IN (SELECT uid FROM {given("uid")})
 """
 
-RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = :uid"
+KNOWN_RUNS = f"SELECT uid FROM runs WHERE uid IN (SELECT given.uid FROM {given('uid')})"
 
 # Triggers keep these: see `store.counting_text`. The few that run are counted as open runs.
 COUNTS = """
