@@ -94,7 +94,8 @@ class Client(NodeOperator):
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
         if task is None:
             task = submission.new_task(self.config, command, options)
-        return operations.accept(self.store, [task_checks.checked(task)])[0]
+        tasks = operations.with_parents(self.store, [task_checks.checked(task)])
+        return operations.accept(self.store, [*tasks])[0]
 
     def submit_many(
         self, tasks: Iterable[NewTask], *, report: Callable[..., object] = _no_progress
@@ -116,7 +117,7 @@ class Client(NodeOperator):
         submitted = bulk.submit(
             self.store,
             self.config.state_dir,
-            map(task_checks.checked, tasks),
+            operations.with_parents(self.store, map(task_checks.checked, tasks), several=True),
             at_once=partial(operations.accept, self.store),
             report=report,
         )
@@ -137,7 +138,7 @@ class Client(NodeOperator):
         return self.request(task_id, Intent.HOLD, reason).was
 
     def release(self, task_id: int) -> TaskState | None:
-        """Make a held task ready, or one that is to be held; it needs an attempt left."""
+        """Make a held task go on, or one that is to be held or waits; it needs an attempt left."""
         return self.request(task_id, Intent.RELEASE).was
 
     def retry(self, task_id: int) -> TaskState | None:

@@ -100,6 +100,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     """Whether processes that outlive the leader are reported, not ended."""
     output_to_journald: bool = False
     """Whether its output is also sent to systemd's journal."""
+    parents: str | None = None
+    """Its parents with their results, as JSON; None: it has none."""
 
     def __repr__(self) -> str:
         """Return it without its secrets: lock, payload and variables."""
@@ -174,6 +176,8 @@ class OpenRun(Struct, frozen=True, kw_only=True):
     output_path: str = ""
     rules: Mapping[str, str] = field(default_factory=dict)
     """As in `NewTask`."""
+    awaited: bool = False
+    """Whether other tasks wait for its task."""
     intent: Intent | None = None
     intent_reason: str | None = None
     lease_expires_at: StoreTime | None = None
@@ -226,6 +230,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
     """Whether its total time-out starts again, as after a `retry`."""
     by_worker: bool = False
     """Whether its worker declared it, and no operator decided otherwise."""
+    awaited: bool = False
+    """Whether other tasks wait for the end of its task."""
     attempts_used: int
     deferrals: int
     orphans: int

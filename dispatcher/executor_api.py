@@ -198,6 +198,7 @@ def start_message(
         umask=settings.umask if claim.umask is None else claim.umask,
         cwd=claim.cwd,
         payload=claim.payload,
+        parents=claim.parents if is_long(claim.parents) else None,
         output_path=claim.output_path,
         output_budget=settings.output_budget,
         previous_output_path=next(iter(claim.earlier_output_paths), None),
@@ -258,4 +259,18 @@ def worker_environment(claim: Claim, worker_socket: str) -> dict[str, str]:
         "DISPATCHER_HEARTBEAT_INTERVAL": f"{ttl / 3:.3f}",
         "DISPATCHER_QUEUE": claim.queue,
         "DISPATCHER_LAST_OUTCOME": claim.last_outcome or "",
+        **_parents(claim.parents),
     }
+
+
+def is_long(parents: str | None) -> bool:
+    """Return whether the parents of a task are too long for a variable."""
+    return parents is not None and len(parents.encode()) > worker_api.MAX_PARENTS
+
+
+def _parents(parents: str | None) -> dict[str, str]:
+    if parents is None:
+        return {}
+    if is_long(parents):
+        return {"DISPATCHER_PARENTS_FILE": f"/proc/self/fd/{worker_api.PARENTS}"}
+    return {"DISPATCHER_PARENTS": parents}

@@ -7,11 +7,13 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from dispatcher.dependency import ParentFailure
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
 
 
 class TaskState(enum.StrEnum):
+    WAITING = "waiting"
     SCHEDULED = "scheduled"
     READY = "ready"
     RUNNING = "running"
@@ -26,15 +28,16 @@ _S = TaskState
 #: Every legal move. Tests compare it with the store's verbs, the schema and docs/design.md 4.1.
 MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
+        _S.WAITING: frozenset({_S.SCHEDULED, _S.READY, _S.HELD, _S.FAILED, _S.CANCELLED}),
         _S.SCHEDULED: frozenset({_S.READY, _S.HELD, _S.FAILED, _S.CANCELLED}),
         _S.READY: frozenset({_S.RUNNING, _S.SCHEDULED, _S.HELD, _S.FAILED, _S.CANCELLED}),
         _S.RUNNING: frozenset(
             {_S.READY, _S.SCHEDULED, _S.HELD, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}
         ),
-        _S.HELD: frozenset({_S.READY, _S.FAILED, _S.CANCELLED}),
+        _S.HELD: frozenset({_S.WAITING, _S.READY, _S.FAILED, _S.CANCELLED}),
         _S.SUCCEEDED: frozenset(),
-        _S.FAILED: frozenset({_S.READY}),
-        _S.CANCELLED: frozenset({_S.READY}),
+        _S.FAILED: frozenset({_S.WAITING, _S.READY}),
+        _S.CANCELLED: frozenset({_S.WAITING, _S.READY}),
     }
 )
 
@@ -160,6 +163,10 @@ class Task(Struct, frozen=True, kw_only=True):
     intent_reason: str | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must have to run it."""
+    blockers: int | None = None
+    """How many of its parents have not finished; None: it has no parents."""
+    on_parent_failure: ParentFailure | None = None
+    """None: hold."""
 
 
 class Run(Struct, frozen=True, kw_only=True):

@@ -5,8 +5,9 @@ from typing import Final, Literal, get_args
 
 from msgspec import Struct, field
 
+from dispatcher.dependency import ParentFailure, TaskKey
 from dispatcher.environment import Environment
-from dispatcher.model import Liveness
+from dispatcher.model import Liveness, TaskState
 from dispatcher.times import WallTime
 from dispatcher.wire import KillMode
 
@@ -55,6 +56,12 @@ class NewTask(Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must have to run it."""
+    after: tuple[int | TaskKey, ...] = ()
+    """Its parents: it waits until each of them has succeeded."""
+    after_any: tuple[int | TaskKey, ...] = ()
+    """Parents that need only finish."""
+    on_parent_failure: ParentFailure | None = None
+    """What becomes of it if one of `after` does not succeed; None: hold."""
     liveness: Liveness = Liveness.PROCESS
     notify: bool = False
     """Whether its runs get a socket of systemd's protocol; with liveness `worker` all do."""
@@ -72,3 +79,25 @@ class NewTask(Struct, frozen=True, kw_only=True):
     cooldown_ms: int | None = None
     max_deferrals: int | None = None
     max_orphans: int | None = None
+
+
+class Wait(Struct, frozen=True):
+    """For how many parents a new task waits, and why it is not to run."""
+
+    blockers: int | None = None
+    broken: str | None = None
+
+    def begins(self, task: NewTask, *, delayed: bool) -> tuple[TaskState, str]:
+        """Return the first state of a task, and why it has that."""
+        if self.broken is not None:
+            is_over = task.on_parent_failure is ParentFailure.CANCEL
+            return (TaskState.CANCELLED if is_over else TaskState.HELD), self.broken
+        if self.blockers:
+            return TaskState.WAITING, "it has parents"
+        if delayed:
+            return TaskState.SCHEDULED, "delayed by its submitter"
+        return TaskState.READY, "submitted"
+
+
+#: Of a task without parents.
+NO_WAIT: Final = Wait()

@@ -19,6 +19,7 @@ class Obstacle(enum.StrEnum):
     """Why a task is neither running nor over: the closed list of `why`, `list` and `status`."""
 
     HELD = "held"
+    PARENTS = "parents"
     NOT_DUE = "not_due"
     QUEUE_PAUSED = "queue_paused"
     DAEMON_NOT_RUNNING = "daemon_not_running"
@@ -99,9 +100,13 @@ class Standing(Struct, frozen=True, kw_only=True):
             text = f"it is due at {self.calendar.iso(task.run_at)}"
             ahead = Reason(Obstacle.NOT_DUE, text, task.run_at)
             return [ahead, *self.queue_obstacles(task.queue, task.requires, turn=False)]
+        if task.state is TaskState.WAITING:
+            parents = "a task" if task.blockers == 1 else f"{task.blockers} tasks"
+            return [Reason(Obstacle.PARENTS, f"it waits for {parents}: dispatcher show {task.id}")]
         if task.state is TaskState.READY:
             return self.queue_obstacles(task.queue, task.requires)
-        return [Reason(BY_STATE[task.state], _TEXTS[task.state])] if task.state in _TEXTS else []
+        held = Reason(Obstacle.HELD, "it waits for an operator")
+        return [held] * (task.state is TaskState.HELD)
 
     def queue_obstacles(
         self, queue: str, requires: Mapping[str, str] = NO_LABELS, *, turn: bool = True
@@ -290,9 +295,6 @@ class Standing(Struct, frozen=True, kw_only=True):
 #: What keeps a task that is not ready from running, by its state.
 BY_STATE: Mapping[TaskState, Obstacle] = {
     TaskState.HELD: Obstacle.HELD,
+    TaskState.WAITING: Obstacle.PARENTS,
     TaskState.SCHEDULED: Obstacle.NOT_DUE,
-}
-
-_TEXTS: Mapping[TaskState, str] = {
-    TaskState.HELD: "it waits for an operator",
 }

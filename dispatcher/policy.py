@@ -131,6 +131,7 @@ def settle(
         task_id=run.task_id,
         outcome=judged.outcome,
         run_reason=judged.reason,
+        awaited=run.awaited,
         **account._asdict(),
         by_worker=run.declared is not None and run.intent is None,
         exit_code=exit_code,

@@ -14,7 +14,7 @@ from dispatcher.times import StoreTime
 CHANGES: Final[Mapping[Intent, frozenset[TaskState]]] = {
     Intent.CANCEL: frozenset(TaskState) - FINISHED,
     Intent.HOLD: frozenset(TaskState) - FINISHED - {TaskState.HELD},
-    Intent.RELEASE: frozenset({TaskState.HELD, TaskState.RUNNING}),
+    Intent.RELEASE: frozenset({TaskState.HELD, TaskState.WAITING, TaskState.RUNNING}),
     Intent.RETRY: frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD}),
 }
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from msgspec.structs import asdict
 
 from dispatcher.config import limits, profiles, template
 from dispatcher.config.config import Config
 from dispatcher.config.task_settings import TaskDefaults
+from dispatcher.dependency import ParentFailure, TaskKey
 from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
 from dispatcher.execution import BUILT_IN, KILL_GRACE_MS
@@ -50,6 +51,11 @@ class TaskOptions(TypedDict, total=False):
     labels: Mapping[str, str] | None
     requires: Mapping[str, str] | None
     """Labels that a node must have to run it."""
+    after: Sequence[int | str | TaskKey] | None
+    """Ids of tasks, or their keys in its own queue, that must succeed before it runs."""
+    after_any: Sequence[int | str | TaskKey] | None
+    """Tasks that must only finish."""
+    on_parent_failure: ParentFailure | None
     liveness: Liveness | None
     notify: bool | None
     lease_ttl_ms: int | None
@@ -95,6 +101,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     wanted = {"queue": config.defaults.queue, **given}
     if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
         wanted = {**_defaults(queue), **wanted, "requires": _both(queue, wanted)}
+    wanted |= _parents(wanted)
     liveness = wanted.setdefault("liveness", Liveness.PROCESS)
     leases = config.leases
     wanted = {
@@ -112,6 +119,22 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if (signal := wanted.get("kill_signal")) is not None:
         wanted["kill_signal"] = signal_number(signal)
     return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
+
+
+def _parents(wanted: Mapping[str, Any]) -> dict[str, object]:
+    """Return the parents as `NewTask` has them, each once: a text is a key of the task's queue.
+
+    Raises `InvalidTask` for a rule without parents.
+    """
+    if wanted.get("on_parent_failure") is not None and not wanted.get("after"):
+        raise InvalidTask("on_parent_failure: it has no parents that must succeed; add --after")
+    found: dict[str, object] = {}
+    for option in wanted.keys() & {"after", "after_any"}:
+        named = (
+            TaskKey(wanted["queue"], one) if isinstance(one, str) else one for one in wanted[option]
+        )
+        found[option] = tuple(dict.fromkeys(named))
+    return found
 
 
 def fixed(config: Config, given: Mapping[str, int | None]) -> dict[str, int | None]:

@@ -11,6 +11,7 @@ import msgspec
 from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits
 from dispatcher.config.section import MAX_LABEL, MAX_LABELS, NAME
+from dispatcher.dependency import ParentFailure, TaskKey
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask, is_rule
@@ -33,6 +34,12 @@ MAX_PAYLOAD = 1024 * 1024
 #: fit into one line to the executor even if each character needs an escape.
 MAX_ENVIRONMENT = 1024 * 1024
 
+#: The largest id that a row can have.
+MAX_ID = 2**63 - 1
+
+#: Tasks that one may wait for.
+MAX_PARENTS = 1000
+
 #: Bytes of a path (PATH_MAX without its NUL).
 MAX_PATH = 4095
 
@@ -48,7 +55,11 @@ _MOST_SHOWN = 200
 _FIELDS = NewTask.__struct_fields__
 
 #: Fields with a fixed choice of words.
-CHOICES: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}
+CHOICES: Mapping[str, type[Liveness | KillMode | ParentFailure]] = {
+    "liveness": Liveness,
+    "kill_mode": KillMode,
+    "on_parent_failure": ParentFailure,
+}
 
 
 def checked(task: NewTask) -> NewTask:
@@ -77,6 +88,8 @@ def _check(task: NewTask) -> None:
     _check_labels("label", task.labels)
     _check_labels("require", task.requires)
     _check_rules(task.rules)
+    _check_parents("after", task, task.after)
+    _check_parents("after_any", task, task.after_any)
     check_number("priority", task.priority, -(2**31), 2**31 - 1)
     check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
     check_number("lease_ttl", task.lease_ttl_ms, limits.LEAST_LEASE, limits.LONGEST)
@@ -207,6 +220,21 @@ def _check_rules(rules: Mapping[str, str]) -> None:
         _text("rules", name, 100)
         if not is_rule(name, word):
             raise InvalidTask(f"rules: {name}: {word!r} is not a rule; leave rules to profiles")
+
+
+def _check_parents(option: str, task: NewTask, parents: tuple[int | TaskKey, ...]) -> None:
+    if len(parents) > MAX_PARENTS:
+        raise InvalidTask(
+            f"{option}: {len(parents)} parents are more than {MAX_PARENTS}; let it wait for a task"
+            " that waits for some of them"
+        )
+    for parent in parents:
+        if isinstance(parent, int):
+            check_number(option, parent, 1, MAX_ID)
+        elif not _text(option, parent.key, 255):
+            raise InvalidTask(f"{option}: a key is empty; give the id or the key of a task")
+        elif parent == TaskKey(task.queue, task.key or ""):
+            raise InvalidTask(f"{option}: it would wait for itself; give the key of another task")
 
 
 def check_name(option: str, name: str) -> None:

@@ -230,6 +230,8 @@ class Start(Message, frozen=True, tag="start"):
     to_journald: bool = False
     """Forward the output to systemd's journal too; an executor older than this field does not."""
     payload: str | None = None
+    parents: str | None = None
+    """What the worker reads from descriptor `worker_api.PARENTS`; an older executor drops it."""
     previous_output_path: str | None = None
     earlier_output_paths: tuple[str, ...] = ()
     """Outputs of the task's earlier runs here; while one is locked, this run does not start."""

@@ -37,6 +37,13 @@ def is_inherited(name: str) -> bool:
 #: Bytes of one line between a worker and the daemon.
 MAX_LINE = 64 * 1024
 
+#: Bytes of a task's parents with their results in `DISPATCHER_PARENTS`; longer ones are in the file
+#: that `DISPATCHER_PARENTS_FILE` names.
+MAX_PARENTS = 32 * 1024
+
+#: The descriptor of a worker from which it reads that file.
+PARENTS = 3
+
 #: Characters of a note or a reason.
 MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]

@@ -16,7 +16,7 @@ _NO_DAEMON = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERI
 _ONLY = {
     Intent.CANCEL: "there is nothing to cancel",
     Intent.HOLD: "there is nothing to hold",
-    Intent.RELEASE: "only held ones can be released",
+    Intent.RELEASE: "only held and waiting ones can be released",
     Intent.RETRY: "only failed, cancelled and held ones can be retried",
 }
 
@@ -84,9 +84,9 @@ def refusal(one: IntentResult) -> str | None:
         return already if over else None
     if one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD:
         return f"task {one.task_id} is {one.was} with no attempt left; {_retry(one.task_id)}"
-    fits = {TaskState.HELD}
+    fits = {TaskState.HELD, TaskState.WAITING}
     if one.intent is Intent.RETRY:
-        fits |= {TaskState.FAILED, TaskState.CANCELLED}
+        fits = {TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
         if one.was is TaskState.SUCCEEDED:
             again = f"a new task with the command that `dispatcher show {one.task_id}` prints"
             return f"task {one.task_id} has succeeded; to run it again, submit {again}"

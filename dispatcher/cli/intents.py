@@ -27,7 +27,11 @@ from dispatcher.outlook import IntentResult
 from dispatcher.selection import CHANGES, Match, Selection
 
 #: The states of tasks that a verb takes by range or filter, if not all that it changes.
-USUAL = {**CHANGES, Intent.RETRY: frozenset({TaskState.FAILED})}
+USUAL = {
+    **CHANGES,
+    Intent.RELEASE: CHANGES[Intent.RELEASE] - {TaskState.WAITING},
+    Intent.RETRY: frozenset({TaskState.FAILED}),
+}
 
 
 def request(

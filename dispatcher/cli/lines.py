@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import msgspec
 
+from dispatcher.cli.line_keys import LineKeys
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config import limits
 from dispatcher.config.config import Config
+from dispatcher.dependency import ParentFailure
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness
 from dispatcher.new_task import URGENT, NewTask
@@ -34,6 +36,9 @@ _KINDS: Mapping[str, Any] = {
     "env": dict[str, str] | list[str],
     "clean_env": bool,
     "key": str,
+    "after": int | str | list[int | str],
+    "after_any": int | str | list[int | str],
+    "on_parent_failure": ParentFailure,
     "delay": object,
     "at": str,
     "liveness": Liveness,
@@ -59,9 +64,6 @@ NAME = "name"
 #: Bytes of a line: more than any task needs, even with every character escaped.
 LONGEST = 16 * 1024 * 1024
 
-#: Keys of lines remembered at most; bounds memory.
-_MOST_KEYS = 20_000
-
 #: Keys by the names that `list --json` prints.
 _ALSO = {"labels": "label", "requires": "require"}
 
@@ -77,41 +79,17 @@ def read(
     Raises `InvalidTask`, which names the first line with a mistake.
     """
     fields_of: Callable[[bytes], dict[str, Any]] | None = None
-    keys = _Keys()
+    keys = LineKeys()
     for number, line in enumerate(lines, start=1):
         text = line.removeprefix(BOM_UTF8) if number == 1 else line
         if not text.strip() or (fields_of is not _fields and _is_comment(text)):
             continue
         fields_of = fields_of or (_fields if text.lstrip().startswith(_JSON) else _shell)
         try:
-            task = _task(fields_of(text), config, options, environ)
-            keys.check(number, task)
+            task = keys.check(number, _task(fields_of(text), config, options, environ))
         except InvalidTask as error:
             raise InvalidTask(f"line {number}: {error}") from None
         yield task
-
-
-class _Keys:
-    """The keys of the lines so far."""
-
-    def __init__(self) -> None:
-        self._lines: dict[tuple[str, str], tuple[int, int, int]] = {}
-
-    def check(self, number: int, task: NewTask) -> None:
-        """Refuse a key that an earlier line has for other work. Raises `InvalidTask`."""
-        if task.key is None:
-            return
-        own = (number, hash(task.command), hash(task.payload))
-        first = self._lines.get(key := (task.queue, task.key))
-        if first is None:
-            if len(self._lines) < _MOST_KEYS:
-                self._lines[key] = own
-            return
-        same = {"command": own[1] == first[1], "payload": own[2] == first[2]}
-        if others := [name for name in same if not same[name]]:
-            other = " and ".join(others)
-            problem = f"has the key of line {first[0]}, with another {other}"
-            raise InvalidTask(f"{problem}; new work needs a new key")
 
 
 def _task(
@@ -124,6 +102,8 @@ def _task(
         if "priority" in fields:
             raise InvalidTask("urgent: sets the priority too; give one of them")
         fields["priority"] = URGENT
+    for key in fields.keys() & {"after", "after_any"}:
+        fields[key] = fields[key] if isinstance(fields[key], list) else [fields[key]]
     own = _options(fields, environ)
     if "delay_ms" in own or "start_at" in own:  # one of them sets what both set
         options = {**options, "delay_ms": None, "start_at": None}

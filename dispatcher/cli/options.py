@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from dispatcher.cli.configuration import name_file
-from dispatcher.cli.param_types import DURATION, SIGNAL, START, TEXT, file_names, offered
+from dispatcher.cli.param_types import DURATION, PARENTS, SIGNAL, START, TEXT, file_names, offered
+from dispatcher.dependency import ParentFailure
 from dispatcher.new_task import URGENT
 from dispatcher.wire import KillMode
 
@@ -72,6 +73,38 @@ def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help='Start no earlier than this from now, e.g. "90s", "2h".',
     )
     return delay(at(with_start))
+
+
+def parent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name the tasks for which one waits."""
+
+    @wraps(command)
+    def with_parents(
+        *, after: Any, after_any: Any, on_parent_failure: str | None, **given: Any
+    ) -> Any:
+        rule = None if on_parent_failure is None else ParentFailure(on_parent_failure)
+        return command(
+            after=[one for some in after for one in some] or None,
+            after_any=[one for some in after_any for one in some] or None,
+            on_parent_failure=rule,
+            **given,
+        )
+
+    texts = {
+        "after": "Start once this task has succeeded: its id, or its key in the same queue; "
+        '"3,7-9" is several. Repeatable.',
+        "after-any": "Start once this task has finished, however. Repeatable.",
+    }
+    decorated = click.option(
+        "--on-parent-failure",
+        type=click.Choice([rule.value for rule in ParentFailure]),
+        help="What becomes of the task if one of --after does not succeed [default: hold].",
+    )(with_parents)
+    for name in reversed(texts):
+        decorated = click.option(
+            f"--{name}", type=PARENTS, multiple=True, metavar="ID|KEY", help=texts[name]
+        )(decorated)
+    return decorated
 
 
 def queues_options(offer: str, every: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

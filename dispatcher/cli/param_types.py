@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from dispatcher.cli import lines
 from dispatcher.model import TaskState
 from dispatcher.quantities import durations, signal_names
+from dispatcher.task_checks import MAX_PARENTS
 from dispatcher.times import from_iso
 
 if TYPE_CHECKING:
@@ -130,6 +132,28 @@ class TaskIds(click.ParamType[Any]):
         return self._one.shell_complete(ctx, param, incomplete)
 
 
+class Parents(click.ParamType[Any]):
+    """The tasks that another waits for: ids and ranges, separated by commas, or a key."""
+
+    name = "tasks"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return ids, or a key."""
+        if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", str(value)):
+            return (str(value),)
+        ids: list[int] = []
+        for part in str(value).split(","):
+            one = TASK_IDS.convert(part, param, ctx)
+            ids += [one] if isinstance(one, int) else one[: MAX_PARENTS + 1]
+        return tuple(ids)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the ids that begin so."""
+        return TASK_IDS.shell_complete(ctx, param, incomplete)
+
+
 def file_names(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -150,6 +174,8 @@ def _by_the_shell(kind: str, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(incomplete, type=kind)]
 
 
+TASK_IDS = TaskIds()
+PARENTS = Parents()
 COUNT = click.IntRange(1, 10**9)
 DURATION = Parsed("duration", durations.parse)
 FILE = FilePath(dir_okay=False, path_type=Path)

@@ -57,9 +57,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "queue_timeout_ms": task.queue_timeout_ms,
         "total_timeout_ms": task.total_timeout_ms,
         "fails_at": moment(task.fails_at, calendar),
-        "kill_signal": task.kill_signal,
-        "kill_mode": task.kill_mode,
-        **{name: getattr(task, name) for name in FIXED},
+        **{name: getattr(task, name) for name in ("kill_signal", "kill_mode", *FIXED)},
         "profile": task.profile,
         "cwd": task.cwd,
         "clean_env": task.environment_id is None,
@@ -67,6 +65,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "env": sorted(task.env),
         "key": task.key,
         **{name: dict(getattr(task, name)) for name in ("labels", "requires")},
+        **{name: getattr(task, name) for name in ("blockers", "on_parent_failure")},
     }
 
 

@@ -28,6 +28,7 @@ _COLOURS = {
     "held": "33",
     "running": "36",
     "scheduled": "34",
+    "waiting": "35",
 }
 
 

@@ -28,8 +28,9 @@ _PAIRS = frozenset({"env", "labels", "requires"})
 #: Milliseconds.
 _MINUTE = 60_000
 
-#: States of tasks that start at a time of their own.
+#: States of tasks that start at a time of their own, and of those that may have to wait for it.
 _DUE = frozenset({TaskState.SCHEDULED, TaskState.READY})
+_DELAYED = frozenset({TaskState.SCHEDULED, TaskState.WAITING})
 
 
 class TaskEdits(TypedDict, total=False):
@@ -246,6 +247,8 @@ def _check_attempts(task: Task, wanted: int) -> None:
 
 def _delayed(task: Task, delay_ms: int, now: StoreTime) -> Mapping[str, object]:
     """Return state, time and reason of a task that starts after a delay."""
+    if task.state is TaskState.WAITING:
+        return {"run_at": StoreTime(now + delay_ms)}
     if task.state not in _DUE:
         verb = "release" if task.state is TaskState.HELD else "retry"
         remedy = f"`dispatcher {verb} {task.id}` makes it ready"
@@ -267,7 +270,7 @@ def _check_total(after: Task, now: StoreTime) -> None:
     begin, since = "its submit", after.created_at
     if after.retried_at is not None:
         begin, since = "its retry", after.retried_at
-    is_delayed = after.state is TaskState.SCHEDULED and after.run_at > now
+    is_delayed = after.state in _DELAYED and after.run_at > now
     needed_ms = (after.run_at if is_delayed else now) - since
     if total_ms <= needed_ms:
         over = "before its delay" if is_delayed else "already"

@@ -53,7 +53,10 @@ class _Intended(Struct, frozen=True):
         """Return what writes it in a transaction; called again, that returns the first answers."""
 
         def do(now: StoreTime) -> list[IntentResult]:
-            self.store.lock_rows(Rows(tasks=task_ids))
+            if self.intent is Intent.RETRY:
+                self.store.lock_for_retry(task_ids)
+            else:
+                self.store.lock_rows(Rows(tasks=task_ids))
             self.store.watch_clock()
             settle_all_abandoned(self.store, now)
             meant = self._meant(task_ids)

@@ -12,8 +12,8 @@ from dispatcher.store.api import Store
 from dispatcher.times import StoreTime, sleep
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, validated_message
 
-#: Tasks moved to ready, and as many failed whose time is over, before a claim. Bounds how long
-#: others wait for the store.
+#: Tasks moved to ready, as many failed whose time is over, and as many let go on whose parents have
+#: finished, before a claim. Bounds how long others wait for the store.
 DUE_BATCH = 500
 
 #: Seconds between two tries of a claim that found damaged tasks alone: others write meanwhile.
@@ -110,6 +110,7 @@ class LocalClaims:
         settle_all_abandoned(self._store, now)
         self._store.move_due(limit=DUE_BATCH, now=now)
         self._store.give_up(limit=DUE_BATCH, now=now)
+        self._store.resolve(limit=DUE_BATCH, now=now)
         return self._store.claim_local(
             queue,
             owner=f"{LOCAL}{uuid4()}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
+from dispatcher.dependency import Dependency
 from dispatcher.model import Outcome, Run, Task, TaskFilter, TaskState
 from dispatcher.operations import tasks as operations
 from dispatcher.store.api import Store
@@ -32,6 +33,16 @@ class Reader:
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first, with the present paths of their outputs."""
         return operations.runs(self.store, self.config, task_id)
+
+    def parents(self, *task_ids: int, limit: int = 1000) -> list[Dependency]:
+        """Return at most `limit` dependencies of tasks on their parents, lowest ids first."""
+        with self.store.snapshot():
+            return self.store.parents(task_ids, limit=limit)
+
+    def children(self, task_id: int, *, limit: int = 1000) -> list[Dependency]:
+        """Return at most `limit` dependencies of other tasks on this one, lowest ids first."""
+        with self.store.snapshot():
+            return self.store.children(task_id, limit=limit)
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         """Return how many tasks are in each state, by queue."""

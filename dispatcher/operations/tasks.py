@@ -7,11 +7,17 @@ from msgspec.structs import replace
 
 from dispatcher import commits
 from dispatcher.config.config import Config
+from dispatcher.dependency import TaskKey
+from dispatcher.errors import InvalidTask
 from dispatcher.host import output_files
 from dispatcher.model import Pruned, Run, Submitted, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.api import OperatorStore, ReaderStore, SubmitterStore
 from dispatcher.times import StoreTime
+
+#: Parents and keys of one submit that are remembered; of more than these a task is held instead of
+#: refused if its parent does not exist.
+_MOST_SEEN = 100_000
 
 _PRUNE_AGAIN = "prune again; output that has lost its runs goes when it is old enough"
 
@@ -28,6 +34,39 @@ def accept(store: SubmitterStore, tasks: Sequence[NewTask]) -> list[Submitted]:
     if is_keyed:
         remedy = "submit it again, with the same key"
     return commits.change(store, submit, remedy=remedy, harmless_twice=is_keyed)
+
+
+def with_parents(
+    store: SubmitterStore, tasks: Iterable[NewTask], *, several: bool = False
+) -> Iterator[NewTask]:
+    """Yield tasks whose parents exist, or came before them.
+
+    Raises `InvalidTask` for another one, with its number if there may be `several`. A task whose
+    parent is deleted meanwhile is held, with that reason.
+    """
+    seen: set[int | TaskKey] = set()
+    for number, task in enumerate(tasks, start=1):
+        parents = {*task.after, *task.after_any}
+        if parents - seen:
+            with store.snapshot():
+                missing = store.missing_parents([task])
+            if unknown := [one for one in missing if one not in seen and len(seen) < _MOST_SEEN]:
+                where = f"task {number}: " if several else ""
+                raise InvalidTask(where + _unknown_parent(task, unknown[0]))
+            seen |= parents
+        if task.key is not None and len(seen) < _MOST_SEEN:
+            seen.add(TaskKey(task.queue, task.key))
+        yield task
+
+
+def _unknown_parent(task: NewTask, parent: int | TaskKey) -> str:
+    option = "after" if parent in task.after else "after_any"
+    if isinstance(parent, TaskKey):
+        return (
+            f"{option}: no task of queue {parent.queue} has the key {parent.key!r}; submit it"
+            " first, or in a line before"
+        )
+    return f"{option}: there is no task {parent}; `dispatcher list` has the ids"
 
 
 def prune(

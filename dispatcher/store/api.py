@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from dispatcher.calendar import Calendar, Setting
+from dispatcher.dependency import Dependency, TaskKey
 from dispatcher.environment import Environment
 from dispatcher.events import Ledger, StoreEvent
 from dispatcher.execution import (
@@ -176,6 +177,12 @@ class ReaderStore(Transactions, Protocol):
     def environment_size(self, environment_id: int) -> int:
         """Return the bytes of a stored environment without reading it; 0 if it is missing."""
 
+    def parents(self, task_ids: Collection[int], *, limit: int) -> list[Dependency]:
+        """Return at most `limit` dependencies of tasks on their parents, lowest ids first."""
+
+    def children(self, task_id: int, *, limit: int) -> list[Dependency]:
+        """Return at most `limit` dependencies of others on a task, lowest id first."""
+
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first; lease and beats of the open one are current."""
 
@@ -279,10 +286,16 @@ class SubmitterStore(Transactions, Protocol):
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
         """Create tasks: `scheduled` with a delay, otherwise `ready`; their ids grow in this order.
 
+        One with unfinished parents is `waiting`; parents named by key may be any of `tasks`. One
+        whose parent does not exist, or did not succeed, is held or cancelled, as it says itself.
+
         If a task of the same queue has the same key, or one before it in the list, write nothing
         and return that task's id, and whether its command or payload differs. Equal environments
         are stored once.
         """
+
+    def missing_parents(self, tasks: Sequence[NewTask]) -> list[int | TaskKey]:
+        """Return the parents of these tasks that do not exist, and are not among them."""
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
         """Stage a part of a bulk submit. Parts count from 0; a repeated part changes nothing.
@@ -377,7 +390,9 @@ class OperatorStore(ReaderStore, Protocol):
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         """Make a `failed`, `cancelled` or `held` task `ready` with all its budgets restored.
 
-        By intent, if its run is ending (ending, declaration, or leader's exit) without success.
+        `waiting`, if parents of it have not finished. Tasks that it kept from running wait for it
+        again. By intent, if its run is ending (ending, declaration, or leader's exit) without
+        success.
         """
 
     def hold(
@@ -391,11 +406,16 @@ class OperatorStore(ReaderStore, Protocol):
     def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         """Make a `held` task `ready` with its budgets as they are, if it has an attempt left.
 
+        `waiting`, if parents of it have not finished; a `waiting` one no longer waits for them.
+
         By intent, if it would be held when its run is settled, and it could be released then.
         """
 
     def lock_for_edit(self, task_ids: Collection[int], queue: str | None) -> None:
         """Lock tasks as `lock_rows` does, before they are read for `edit`; with their new queue."""
+
+    def lock_for_retry(self, task_ids: Collection[int]) -> None:
+        """Lock tasks as `lock_rows` does, with those that wait for them again once they go on."""
 
     def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
         """Write what differs between a task, as it is in this transaction, and its new value.
@@ -433,8 +453,9 @@ class OperatorStore(ReaderStore, Protocol):
     ) -> Pruned:
         """Delete at most `limit` rows of tasks in these states that finished before a time.
 
-        Oldest first in each state. Each 64 KiB of payload count as a row. A task goes after all its
-        runs, so one with many runs takes several calls.
+        Oldest first in each state; not those whose children have not finished. Each 64 KiB of
+        payload count as a row. A task goes after all its runs, so one with many runs takes several
+        calls.
         """
 
     def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
@@ -480,6 +501,14 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
     def next_due(self) -> StoreTime | None:
         """Return the earliest `run_at` of a scheduled task."""
+
+    def resolve(self, *, limit: int, now: StoreTime) -> int:
+        """Pass the end of tasks on to those that wait for them; return how many dependencies ended.
+
+        At most `limit`. A task goes on once all its parents have succeeded, or finished where that
+        is enough; once one has not, it is held or cancelled, as its submit said. Tasks that others
+        have locked are left for later.
+        """
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
         """Fail at most `limit` tasks that do not run and whose time is over; return them.

@@ -155,6 +155,7 @@ def _opened(
         return Claims()
     repeated = [{"task_id": ready.task_id} for ready, _ in planned if ready.fence]
     outcomes, outputs = _earlier_runs(engine, repeated, owner)
+    parents = _parents(engine, [ready for ready, _ in planned if ready.blockers is not None])
     runs = [values for _, values in planned]
     moves.make_later(engine, moves.CLAIM, runs, who=owner, now=now)
     values = {"owner": owner, "now": now, "given": rows_of(runs)}
@@ -168,11 +169,21 @@ def _opened(
             kill_mode=ready.kill_mode or KillMode.TREE,
             reports_leftovers="leftovers" in ready.rules,
             output_to_journald="output" in ready.rules,
+            parents=parents.get(ready.task_id),
             **{name: getattr(ready, name) for name in _SHARED},
             **{name: values[name] for name in _MINTED},
         )
         for ready, values in planned
     )
+
+
+def _parents(engine: Engine, tasks: Sequence[Ready]) -> dict[int, str]:
+    """Return the parents of tasks with their results, as JSON, by task."""
+    if not tasks:
+        return {}
+    from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+    return dependencies.results(engine, [ready.task_id for ready in tasks])
 
 
 def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:

@@ -21,7 +21,7 @@ GROUPS: Final[tuple[tuple[tuple[TaskState, ...], int], ...]] = (
     ((TaskState.RUNNING,), 100),
     ((TaskState.HELD,), 20),
     ((TaskState.FAILED,), 20),
-    ((TaskState.READY, TaskState.SCHEDULED), 10),
+    ((TaskState.READY, TaskState.SCHEDULED, TaskState.WAITING), 10),
     ((TaskState.SUCCEEDED, TaskState.CANCELLED), 10),
 )
 
@@ -145,7 +145,7 @@ def _first_of(
     found: list[tuple[tuple[int, ...], Task]] = []
     for state in states if share else ():
         queues: Iterable[str | None] = [queue]
-        if queue is None and state in (TaskState.READY, TaskState.HELD):
+        if queue is None and state in (TaskState.READY, TaskState.HELD, TaskState.WAITING):
             with_some = (name for name, counts in by_queue.items() if counts.get(state))
             queues = islice(with_some, MOST_QUEUES)
         for name in queues:
@@ -173,6 +173,8 @@ def _nearness(task: Task, place: int) -> tuple[int, ...]:
         return 0, place, task.id
     if task.state is TaskState.SCHEDULED:
         return 1, task.run_at, task.id
+    if task.state is TaskState.WAITING:
+        return 2, task.id
     if task.state is TaskState.RUNNING:
         return (task.id,)
     return -(task.finished_at or task.run_at), -task.id

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrations as steps
 from dispatcher.store.engine import Engine, Row, transaction
-from dispatcher.store.migrations import MIGRATIONS
+from dispatcher.store.migrations import MIGRATIONS, Step
 
 #: The store's identity, and those of its predecessors.
 LINEAGE = "SELECT value FROM meta WHERE key IN ('store_id', 'predecessors')"
@@ -36,7 +36,7 @@ class Allow(Protocol):
     def __call__(self, *, alone: bool) -> None: ...
 
 
-def create(engine: Engine, migrations: Sequence[str] | None = None) -> str:
+def create(engine: Engine, migrations: Sequence[Step] | None = None) -> str:
     """Create the schema in an empty database; return the new store's identity.
 
     With `migrations`, go these steps: to an older schema, for tests of upgrades.
@@ -45,7 +45,7 @@ def create(engine: Engine, migrations: Sequence[str] | None = None) -> str:
         return fill(engine, migrations)
 
 
-def fill(engine: Engine, migrations: Sequence[str] | None = None) -> str:
+def fill(engine: Engine, migrations: Sequence[Step] | None = None) -> str:
     """Do the same in an open transaction."""
     from dispatcher.store.tables import SCHEMA  # noqa: PLC0415 - for a new store alone
 
@@ -63,7 +63,7 @@ def locked_already(*, alone: bool) -> None:
 
 def adopt(
     engine: Engine,
-    migrations: Sequence[str] = MIGRATIONS,
+    migrations: Sequence[Step] = MIGRATIONS,
     *,
     name: str = "the store",
     upgrade: bool = True,
@@ -90,7 +90,7 @@ def adopt(
     return identity
 
 
-def _upgrade(engine: Engine, migrations: Sequence[str], name: str, allow: Allow) -> None:
+def _upgrade(engine: Engine, migrations: Sequence[Step], name: str, allow: Allow) -> None:
     with transaction(engine, write=True, schema=True):
         # Another process may have upgraded it meanwhile.
         version, _ = _read_meta(engine, name, known=len(migrations))
@@ -180,12 +180,13 @@ def _number(meta: Mapping[str, str], key: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _apply(engine: Engine, migrations: Sequence[str]) -> None:
+def _apply(engine: Engine, migrations: Sequence[Step]) -> None:
     from dispatcher.store import counting_text  # noqa: PLC0415 - few commands make tables
 
     dialect = engine.dialect
     counting = counting_text.ON_SERVERS if dialect.shared else counting_text.EMBEDDED
-    for text in migrations:
+    for step in migrations:
+        text = step if isinstance(step, str) else step[dialect.shared]
         whole = text.format(row_id=dialect.row_id, counting=counting)
         for statement in _END.split(whole):
             if statement.strip():

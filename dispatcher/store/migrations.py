@@ -584,8 +584,53 @@ DROP INDEX runs_closed;
 """
 
 
+# Tasks that wait for others. SQLite has no statement for a change of a check; this is the way that
+# its manual gives for one that changes no row (sqlite.org/lang_altertable.html, 7).
+_WAITING_ON_SQLITE = """
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(sql, 'WHEN ''held'' THEN finished_at IS NULL',
+    'WHEN ''waiting'' THEN finished_at IS NULL
+           WHEN ''held'' THEN finished_at IS NULL')
+    WHERE type = 'table' AND name = 'tasks';
+PRAGMA writable_schema = RESET;
+"""
+_WAITING_ON_A_SERVER = """
+ALTER TABLE tasks DROP CONSTRAINT tasks_check;
+ALTER TABLE tasks ADD CHECK (CASE state
+           WHEN 'ready' THEN finished_at IS NULL
+           WHEN 'running' THEN finished_at IS NULL
+           WHEN 'succeeded' THEN finished_at IS NOT NULL
+           WHEN 'failed' THEN finished_at IS NOT NULL
+           WHEN 'cancelled' THEN finished_at IS NOT NULL
+           WHEN 'scheduled' THEN finished_at IS NULL
+           WHEN 'waiting' THEN finished_at IS NULL
+           WHEN 'held' THEN finished_at IS NULL
+           ELSE FALSE END);
+"""
+_DEPENDENCIES = """
+ALTER TABLE tasks ADD COLUMN blockers BIGINT;
+ALTER TABLE tasks ADD COLUMN awaited BOOLEAN NOT NULL DEFAULT FALSE;
+ALTER TABLE tasks ADD COLUMN on_parent_failure TEXT;
+ALTER TABLE tasks ADD COLUMN hold_kind TEXT;
+CREATE INDEX tasks_awaited ON tasks (id) WHERE awaited AND finished_at IS NOT NULL;
+CREATE TABLE dependencies (
+    task_id BIGINT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    parent_id BIGINT NOT NULL,
+    any_outcome BOOLEAN NOT NULL,
+    state TEXT NOT NULL,
+
+    PRIMARY KEY (task_id, parent_id),
+    CHECK (state = 'open' OR state = 'met' OR state = 'broken')
+);
+CREATE INDEX dependencies_of_parent ON dependencies (parent_id, state);
+"""
+
+
+#: One text, or one for SQLite and one for servers.
+Step = str | tuple[str, str]
+
 #: One step for each version of the schema. Append; never edit a released one.
-MIGRATIONS: tuple[str, ...] = (
+MIGRATIONS: tuple[Step, ...] = (
     _FIRST,
     _KILL_GRACE,
     _INTENT,
@@ -601,6 +646,7 @@ MIGRATIONS: tuple[str, ...] = (
     _NODES,
     _EVENTS,
     _COUNTS,
+    (_WAITING_ON_SQLITE + _DEPENDENCIES, _WAITING_ON_A_SERVER + _DEPENDENCIES),
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

@@ -5,27 +5,35 @@ from collections.abc import Sequence
 from dispatcher.store.engine import Engine, Values
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.statements.moves import (
+    BREAK,
     CANCEL,
     CLAIM,
     DUE,
     GIVE_UP,
     HOLD,
+    REBLOCK,
     RELEASE,
     RETRY,
     SETTLE,
+    UNBLOCK,
+    WAIVE,
     Move,
 )
 from dispatcher.times import StoreTime
 
 __all__ = [
+    "BREAK",
     "CANCEL",
     "CLAIM",
     "DUE",
     "GIVE_UP",
     "HOLD",
+    "REBLOCK",
     "RELEASE",
     "RETRY",
     "SETTLE",
+    "UNBLOCK",
+    "WAIVE",
     "Move",
     "make",
     "make_later",

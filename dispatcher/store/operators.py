@@ -64,6 +64,9 @@ class SqlOperator(SqlPruner):
         state, run = self._find(task_id)
         if state in CHANGES[Intent.RETRY]:
             self._move(moves.RETRY, task_id, now)
+            from dispatcher.store import dependencies  # noqa: PLC0415 - for retries alone
+
+            dependencies.reopen(self.engine, task_id, who=self._who, now=now)
         elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
             self._intend(run, Intent.RETRY, "retried by operator", now)
         return state
@@ -72,9 +75,22 @@ class SqlOperator(SqlPruner):
         state, run = self._find(task_id)
         if state is TaskState.HELD:
             self._move(moves.RELEASE, task_id, now)
+        elif state is TaskState.WAITING:
+            from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+            dependencies.waive(self.engine, task_id)
+            self._move(moves.WAIVE, task_id, now)
         elif run is not None and run.is_ending and _can_be_released(run, now):
             self._intend(run, Intent.RELEASE, "released by operator", now)
         return state
+
+    def lock_for_retry(self, task_ids: Collection[int]) -> None:
+        children: list[int] = []
+        if self.engine.dialect.shared:
+            from dispatcher.store import dependencies  # noqa: PLC0415 - for retries alone
+
+            children = dependencies.waiting_again(self.engine, task_ids)
+        self.lock_rows(Rows(tasks=[*task_ids, *children]))
 
     def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
         changed = edited_columns(before, after)

@@ -11,9 +11,10 @@ import msgspec
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
-from dispatcher.model import Node, Outcome, Task, TaskFilter, TaskState
-from dispatcher.new_task import NewTask
+from dispatcher.model import FINISHED, Node, Outcome, Task, TaskFilter, TaskState
+from dispatcher.new_task import NewTask, Wait
 from dispatcher.store.engine import Values, refuse_nul
+from dispatcher.store.statements.moves import OF_PARENT
 from dispatcher.store.statements.nodes import RECORDED
 from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.store.statements.submitters import SUBMITTED_FIELDS
@@ -45,13 +46,19 @@ def command_text(task: NewTask) -> str:
     return _json(task.command)
 
 
-def new_task_parameters(task: NewTask, now: StoreTime, delay_ms: int) -> dict[str, object]:
+def new_task_parameters(
+    task: NewTask, now: StoreTime, delay_ms: int, wait: Wait
+) -> dict[str, object]:
     """Return the columns of a task that are not NULL, without its environment.
 
     Raises `StoreRefused` on broken Unicode.
     """
+    state, reason = wait.begins(task, delayed=delay_ms > 0)
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
-    waits = None if delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
+    claimed_by = None
+    if state is TaskState.READY and task.queue_timeout_ms is not None:
+        claimed_by = now + task.queue_timeout_ms
+    is_over = state in FINISHED
     values = {
         **{name: getattr(task, name) for name in SUBMITTED_FIELDS},
         "notify": task.notify or None,
@@ -61,12 +68,17 @@ def new_task_parameters(task: NewTask, now: StoreTime, delay_ms: int) -> dict[st
         "labels": _json(task.labels),
         "requires": _json(task.requires) if task.requires else None,
         "rules": _json(task.rules) if task.profile is not None and task.rules else None,
-        "state": "scheduled" if delay_ms else "ready",
-        "reason": "delayed by its submitter" if delay_ms else "submitted",
+        "state": state.value,
+        "reason": reason,
+        "blockers": wait.blockers,
+        "hold_kind": OF_PARENT if state is TaskState.HELD else None,
         "created_at": now,
         "run_at": now + delay_ms,
+        "finished_at": now if is_over else None,
         "total_at": total_at,
-        "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
+        "fails_at": None
+        if is_over
+        else min((at for at in (total_at, claimed_by) if at is not None), default=None),
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,7 +1,4 @@
-"""The engine of a shared store: a schema in a database of a PostgreSQL server.
-
-After a lost session the next transaction opens a fresh one.
-"""
+"""The engine of a shared store, a schema on a server: a new session follows a lost one."""
 
 import os
 from collections.abc import Callable, Sequence

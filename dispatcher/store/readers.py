@@ -5,6 +5,7 @@ from operator import attrgetter
 from typing import Final
 
 from dispatcher.calendar import Calendar
+from dispatcher.dependency import Dependency
 from dispatcher.environment import Environment
 from dispatcher.events import Ledger, StoreEvent, in_order, is_doubled
 from dispatcher.execution import OpenRun
@@ -49,6 +50,7 @@ _IN_ITS_ORDER: Final = {
     TaskState.READY: sql.NEXT,
     TaskState.SCHEDULED: sql.FIRST_DUE,
     TaskState.HELD: sql.RESTING,
+    TaskState.WAITING: sql.RESTING,
 }
 
 
@@ -100,6 +102,16 @@ class SqlReader(SqlTransactions):
     def environment_size(self, environment_id: int) -> int:
         rows = self.engine.rows(sql.ENVIRONMENT_SIZE, {"id": environment_id})
         return int(rows[0][0]) if rows else 0
+
+    def parents(self, task_ids: Collection[int], *, limit: int) -> list[Dependency]:
+        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+        return dependencies.parents(self.engine, task_ids, limit)
+
+    def children(self, task_id: int, *, limit: int) -> list[Dependency]:
+        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+        return dependencies.children(self.engine, task_id, limit)
 
     def runs(self, task_id: int) -> list[Run]:
         return [run_from(row) for row in self.engine.rows(sql.RUNS, {"task_id": task_id})]

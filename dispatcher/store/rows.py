@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from dispatcher.complaints import UNREADABLE, in_words
+from dispatcher.dependency import Dependency
 from dispatcher.environment import Environment
 from dispatcher.events import StoreEvent
 from dispatcher.execution import (
@@ -90,6 +91,8 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "left_alone": lambda text: _command_from(text) if text else (),
     "leftovers": lambda text: _command_from(text) if text else (),
     "notify": bool,
+    "awaited": bool,
+    "any_outcome": bool,
     "declared_retry": lambda value: value is None or bool(value),
 }
 
@@ -125,6 +128,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     environment: Environment | None
     umask: int | None
     requires: Mapping[str, str]
+    blockers: Count | None
     limits: Limits = NO_LIMITS
 
     def takeover_at(self, until: StoreTime | None) -> StoreTime | None:
@@ -175,6 +179,10 @@ def environment_from(text: object) -> Environment | None:
         return _environment_from(text)
     except (*UNREADABLE, TypeError):
         return None
+
+
+def dependency_from(row: Row) -> Dependency:
+    return _value_and_damage(Dependency, row)[0]
 
 
 def node_from(row: Row) -> Node:

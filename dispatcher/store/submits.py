@@ -6,10 +6,11 @@ from typing import Final
 import msgspec
 
 from dispatcher.complaints import UNREADABLE
+from dispatcher.dependency import TaskKey
 from dispatcher.environment import Environment
 from dispatcher.events import UNKNOWN
 from dispatcher.model import Submitted
-from dispatcher.new_task import NewTask
+from dispatcher.new_task import NO_WAIT, NewTask, Wait
 from dispatcher.store.bulk_parts import encoded, encoded_part, left, shortened
 from dispatcher.store.parameters import command_text, new_task_parameters
 from dispatcher.store.statements import events as events_sql
@@ -43,10 +44,29 @@ def size_of(task: NewTask) -> int:
 class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
+    def missing_parents(self, tasks: Sequence[NewTask]) -> list[int | TaskKey]:
+        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+        return dependencies.parents_of(self.engine, tasks, locks=False).missing(tasks)
+
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
         return self._submit(tasks, self._who, now)
 
     def _submit(self, tasks: Sequence[NewTask], who: str, now: StoreTime) -> list[Submitted]:
+        if not any(task.after or task.after_any for task in tasks):
+            return self._made(tasks, [NO_WAIT] * len(tasks), who, now)
+        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+        parents = dependencies.parents_of(self.engine, tasks)
+        waits = [dependencies.wait_of(task, parents, tasks) for task in tasks]
+        answers = self._made(tasks, waits, who, now)
+        made = {one.task_id: task for task, one in zip(tasks, answers, strict=True) if one.created}
+        dependencies.link(self.engine, made, parents)
+        return answers
+
+    def _made(
+        self, tasks: Sequence[NewTask], waits: Sequence[Wait], who: str, now: StoreTime
+    ) -> list[Submitted]:
         self._lock_keys(tasks)
         ids = self._environment_ids(
             dict.fromkeys(one for task in tasks if (one := task.environment))
@@ -54,7 +74,8 @@ class SqlSubmitter(SqlTransactions):
         submitted: dict[int, Submitted] = {}
         left = list(enumerate(tasks))
         while left:
-            submitted |= self._create(left, ids, who, now)
+            rows = [self._row(task, waits[place], ids, now) for place, task in left]
+            submitted |= self._create(left, rows, who, now)
             left = [one for one in left if one[0] not in submitted]
             # A task whose key was in use may have been deleted since.
             submitted |= self._existing(left)
@@ -73,15 +94,11 @@ class SqlSubmitter(SqlTransactions):
     def _create(
         self,
         tasks: Sequence[tuple[int, NewTask]],
-        ids: Mapping[Environment, int],
+        rows: Sequence[dict[str, object]],
         who: str,
         now: StoreTime,
     ) -> dict[int, Submitted]:
         """Create those tasks, given with their places, whose keys are free."""
-        rows = [new_task_parameters(task, now, self._delay_ms(task, now)) for _, task in tasks]
-        for row, (_, task) in zip(rows, tasks, strict=True):
-            if task.environment is not None:
-                row["environment_id"] = ids[task.environment]
         columns = tuple(sorted({name for row in rows for name in row}))
         made = self.engine.rows(sql.submit(columns), {"given": rows_of(rows)})
         without_key = (task_id for task_id, _, key in made if key is None)
@@ -110,6 +127,14 @@ class SqlSubmitter(SqlTransactions):
         return {
             place: Submitted(task_id, created=True) for place, task_id in created.items() if task_id
         }
+
+    def _row(
+        self, task: NewTask, wait: Wait, ids: Mapping[Environment, int], now: StoreTime
+    ) -> dict[str, object]:
+        row = new_task_parameters(task, now, self._delay_ms(task, now), wait)
+        if task.environment is not None:
+            row["environment_id"] = ids[task.environment]
+        return row
 
     def _delay_ms(self, task: NewTask, now: StoreTime) -> int:
         """Return how long a task must wait: the later of its delay and its date counts."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from dispatcher.execution import BegunEnding, Claims, OpenRun, Settlement, StartedRun
 from dispatcher.history import Postponed
-from dispatcher.model import NO_LABELS, GivenUp, Node, Outcome
+from dispatcher.model import FINISHED, NO_LABELS, GivenUp, Node, Outcome
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import closing, labels_text, moving_on, node_parameters
@@ -40,6 +40,13 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def next_due(self) -> StoreTime | None:
         return self._first_time(sql.NEXT_DUE)
+
+    def resolve(self, *, limit: int, now: StoreTime) -> int:
+        from dispatcher.store import dependencies  # noqa: PLC0415 - for daemons alone
+
+        resolved = dependencies.resolve(self.engine, limit=limit, who=self._who, now=now)
+        self._announce(resolved > 0)
+        return resolved
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
         overdue = self.engine.rows(sql.OVERDUE, {"limit": limit, "now": now})
@@ -141,6 +148,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         if closed:
             for one in settlements:
                 self._announce_task(one.state, one.run_at)
+                self._announce(one.awaited and one.state in FINISHED)
         return closed
 
     def confirm(

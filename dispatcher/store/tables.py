@@ -94,6 +94,10 @@ CREATE TABLE tasks (
     env TEXT NOT NULL,
     command TEXT NOT NULL,
     requires TEXT,
+    blockers BIGINT,
+    awaited BOOLEAN NOT NULL DEFAULT FALSE,
+    on_parent_failure TEXT,
+    hold_kind TEXT,
 
     CHECK (CASE state
            WHEN 'ready' THEN finished_at IS NULL
@@ -102,6 +106,7 @@ CREATE TABLE tasks (
            WHEN 'failed' THEN finished_at IS NOT NULL
            WHEN 'cancelled' THEN finished_at IS NOT NULL
            WHEN 'scheduled' THEN finished_at IS NULL
+           WHEN 'waiting' THEN finished_at IS NULL
            WHEN 'held' THEN finished_at IS NULL
            ELSE FALSE END),
     CHECK ((run_uid IS NOT NULL) = (state = 'running')),
@@ -142,6 +147,7 @@ CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS NOT NULL;
 CREATE INDEX tasks_requiring ON tasks (queue, requires, run_at)
     WHERE state = 'ready' AND requires IS NOT NULL;
+CREATE INDEX tasks_awaited ON tasks (id) WHERE awaited AND finished_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
 -- Apart, because a task's row is rewritten whole at each move.
@@ -149,6 +155,18 @@ CREATE TABLE payloads (
     task_id BIGINT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
     payload TEXT NOT NULL
 );
+
+-- A task waits for others, its parents. Theirs may be deleted before it, once it has finished.
+CREATE TABLE dependencies (
+    task_id BIGINT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    parent_id BIGINT NOT NULL,
+    any_outcome BOOLEAN NOT NULL,
+    state TEXT NOT NULL,
+
+    PRIMARY KEY (task_id, parent_id),
+    CHECK (state = 'open' OR state = 'met' OR state = 'broken')
+);
+CREATE INDEX dependencies_of_parent ON dependencies (parent_id, state);
 
 -- A run is open until it has an outcome. An open one holds the claim: its lock and its lease.
 CREATE TABLE runs (

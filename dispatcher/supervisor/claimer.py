@@ -22,6 +22,9 @@ CLAIM_BATCH = 200
 #: Scheduled tasks moved to ready in one transaction. Bounds how long a worker waits for its answer.
 DUE_BATCH = 500
 
+#: Ended dependencies in one transaction, likewise.
+RESOLVE_BATCH = 500
+
 #: Seconds until tasks are claimed again from a queue with whose limit another node was claiming: at
 #: most, of which the upper half is drawn by lot.
 LIMIT_RETRY = 0.05
@@ -44,9 +47,10 @@ class Claimer:
         """For a queue whose limit was locked."""
 
     def move_due(self, turn: Turn) -> None:
-        """Move scheduled tasks that are due to ready."""
+        """Move tasks to ready that are due, or whose parents have finished."""
         if not (turn.looks or self._store.announces or self.scheduled.is_due(turn.at)):
             return
+        turn.again |= self._store.resolve(limit=RESOLVE_BATCH, now=turn.now) == RESOLVE_BATCH
         moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
         turn.again |= moved == DUE_BATCH
         turn.after(partial(self.scheduled.set, turn.instant_of(self._store.next_due())))

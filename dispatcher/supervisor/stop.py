@@ -9,6 +9,9 @@ from dispatcher.times import LONG_AGO, Instant
 
 log = structlog.get_logger()
 
+#: Seconds beyond the longest ending after which a drain leaves behind what does not end.
+DRAIN_PATIENCE = 10.0
+
 
 class Stop(enum.StrEnum):
     """What happens to the runs when the daemon stops."""

@@ -39,7 +39,7 @@ from dispatcher.supervisor.report import age, daemon_report
 from dispatcher.supervisor.rest import Rest
 from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.settler import Settler
-from dispatcher.supervisor.stop import Stop
+from dispatcher.supervisor.stop import DRAIN_PATIENCE, Stop
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.transactor import FAILURES, FailedOver, Operation, Transactor
@@ -48,9 +48,6 @@ from dispatcher.supervisor.worker_recorder import WorkerRecorder
 from dispatcher.times import LONG_AGO, Instant
 
 log = structlog.get_logger()
-
-#: Seconds beyond the longest ending after which a drain leaves behind what does not end.
-DRAIN_PATIENCE = 10.0
 
 
 class Supervisor:
@@ -82,10 +79,9 @@ class Supervisor:
         self._registry = Registry(store, memory)
         self._node_row = NodeRow(store, memory, self._failover)
         self._idleness = Idleness(shared)
-        retention = Retention(store, memory, files)
         self._chores = (
             Chore(store, "bulk submits", Admission(store)),
-            Chore(store, "retention", retention),
+            Chore(store, "retention", Retention(store, memory, files)),
         )
         self._replay = Replay(store, self._transactor, self._locking, self._recorder, self._workers)
         self._looks = Looks(shared)
@@ -108,8 +104,8 @@ class Supervisor:
 
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Record a request to stop; see `Stopping.request`."""
-        drain_timeout, runs = self._memory.settings.drain_timeout, len(self._memory.live)
-        self._memory.stopping.request(how, drain_timeout=drain_timeout, runs=runs, at=at)
+        timeout, runs = self._memory.settings.drain_timeout, len(self._memory.live)
+        self._memory.stopping.request(how, drain_timeout=timeout, runs=runs, at=at)
 
     def tick(
         self,
@@ -187,12 +183,12 @@ class Supervisor:
             return True
         if self.leaves_nothing_behind or self._idleness.nothing_open:
             return True
-        patience = self._memory.longest_ending + DRAIN_PATIENCE
-        given_up_at = Instant(self._memory.stopping.deadline + patience)
+        longest = self._memory.longest_ending
+        given_up_at = Instant(self._memory.stopping.deadline + longest + DRAIN_PATIENCE)
         if at < given_up_at:
             return False
-        answers = self._memory.is_served_by(self._executor)
-        return not answers or self._executor.has_answered(since=given_up_at)
+        executor = self._executor
+        return not self._memory.is_served_by(executor) or executor.has_answered(since=given_up_at)
 
     @property
     def leaves_nothing_behind(self) -> bool:

@@ -219,6 +219,7 @@ class Timeouts:
             for one in given_up:
                 turn.after(partial(self._log_given_up, one))
             turn.again |= len(given_up) == GIVE_UP_BATCH
+            turn.looks |= bool(given_up)  # others may wait for them
             fails_at = self._store.next_failure()
         poll_at = turn.at + self._memory.settings.poll
         look_at = min(poll_at, turn.instant_of(fails_at))

@@ -38,6 +38,11 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "submitted_from": ((1,), {}),
     "environment": ((1,), {}),
     "environment_size": ((1,), {}),
+    "lock_free": ((Rows(tasks=[1]),), {"node": NODE}),
+    "lock_holder": ((Held(),), {"node": NODE}),
+    "missing_parents": (([new_task(after=(7,))],), {}),
+    "parents": (([1],), {"limit": 1}),
+    "children": ((1,), {"limit": 1}),
     "runs": ((1,), {}),
     "last_run": ((1,), {}),
     "foremost": ((TaskState.RUNNING,), {"limit": 1}),
@@ -117,6 +122,12 @@ def ending(store: OneByOne) -> Claim:
 
 def finished(store: OneByOne) -> int:
     return store.finished()
+
+
+def ended_parent(store: OneByOne) -> None:
+    task_id = ready(store)
+    store.new(after=(task_id,))
+    store.cancel(task_id, "why", now=NOW)
 
 
 def held(store: OneByOne) -> int:
@@ -343,6 +354,9 @@ CASES = [
     Case(
         *("lock_for_edit", "a task", False, ready), lambda s, t: s.lock_for_edit([t], "elsewhere")
     ),
+    Case("lock_for_retry", "a task", False, failed, lambda s, t: s.lock_for_retry([t])),
+    Case("resolve", "nothing", False, running, lambda s, _: s.resolve(limit=1, now=NOW)),
+    Case("resolve", "an end", True, ended_parent, lambda s, _: s.resolve(limit=1, now=NOW)),
     Case("take_run", "a run", False, running, lambda s, c: s.take_run(c.run_uid)),
     Case("confirm", "a claim", False, running, lambda s, _: s.confirm(NODE, later(9))),
     Case(
@@ -360,6 +374,7 @@ CASES = [
     Case("settle", "due before another", True, settle_beside(2_000), AGAIN),
     Case("settle", "due after another", False, settle_beside(500), AGAIN),
     Case("settle", "succeeded", False, running, settle()),
+    Case("settle", "awaited", True, running, settle(awaited=True)),
     Case(
         *("settle", "closed before", False, settled),
         settle(outcome=Outcome.RELEASED, state=TaskState.READY),

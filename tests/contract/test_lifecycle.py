@@ -18,22 +18,30 @@ from dispatcher.model import (
     Outcome,
     TaskState,
 )
+from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
-from tests.contract.helpers import EMBEDDED, OneByOne, later
+from tests.contract.helpers import EMBEDDED, NOW, OneByOne, later
 
 DESIGN = (Path(__file__).parents[2] / "docs" / "design.md").read_text("utf-8")
 
-#: Part of a released migration; nothing writes it.
-RETIRED = {"waiting"}
-
 LATE = later(10**6)
 
-SCHEDULED = TaskState.SCHEDULED
+SUCCEEDED = TaskState.SUCCEEDED
+
+#: States in which a task may have a start to come.
+LATER = {TaskState.SCHEDULED, TaskState.WAITING}
 
 
 def _edit(store: OneByOne, claim: Claim, state: TaskState) -> object:
     task = store.task(claim.task_id)
     return store.edit(task, replace(task, state=state, run_at=LATE), now=LATE)
+
+
+def end_parent(store: OneByOne, claim: Claim, state: TaskState, now: StoreTime) -> None:
+    """End the parent of a waiting task, if it has one."""
+    for parent in store.take(f"parents-{claim.queue}"):
+        store.end(parent, state=state)
+    store.resolve(limit=999, now=now)
 
 
 VERBS: dict[str, Callable[[OneByOne, Claim], object]] = {
@@ -47,6 +55,11 @@ VERBS: dict[str, Callable[[OneByOne, Claim], object]] = {
     "hold": lambda store, claim: store.hold(claim.task_id, "x", now=LATE),
     "retry": lambda store, claim: store.retry(claim.task_id, now=LATE),
     "release": lambda store, claim: store.release(claim.task_id, now=LATE),
+    "its parent succeeds": partial(end_parent, state=SUCCEEDED, now=LATE),
+    "its parent succeeds early": lambda store, claim: end_parent(
+        store, claim, TaskState.SUCCEEDED, NOW
+    ),
+    "its parent fails": partial(end_parent, state=TaskState.FAILED, now=LATE),
     **{f"edit to {state}": partial(_edit, state=state) for state in TaskState},
     **{
         f"settle as {state}": partial(OneByOne.end, state=state, now=LATE)
@@ -55,12 +68,32 @@ VERBS: dict[str, Callable[[OneByOne, Claim], object]] = {
 }
 
 
+#: The states of tasks that may have a parent that has not finished.
+MAY_WAIT = {TaskState.WAITING, TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
+
+
+def wait_for(store: OneByOne, task_id: int, parent_id: int) -> None:
+    with store.raw.transaction():
+        values = {"id": task_id, "parent": parent_id}
+        store.raw.engine.change(
+            "INSERT INTO dependencies (task_id, parent_id, any_outcome, state)"
+            " VALUES (:id, :parent, FALSE, 'open')",
+            values,
+        )
+        store.raw.engine.change("UPDATE tasks SET blockers = 1 WHERE id = :id", values)
+        store.raw.engine.change("UPDATE tasks SET awaited = TRUE WHERE id = :parent", values)
+
+
 def moves_made(store: OneByOne) -> Iterator[tuple[TaskState, TaskState]]:
     """Yield each change of state that a verb makes, of a task in each state."""
-    for number, (before, verb) in enumerate(product(TaskState, VERBS)):
+    for number, (before, verb, waits) in enumerate(product(TaskState, VERBS, (False, True))):
         claim = store.claimed(queue=f"q{number}", total_timeout_ms=1000)
         if before is not TaskState.RUNNING:
-            store.end(claim, state=before, run_at=later(500) if before is SCHEDULED else None)
+            store.end(claim, state=before, run_at=later(500) if before in LATER else None)
+        if (waits and before not in MAY_WAIT) or (before is TaskState.WAITING and not waits):
+            continue
+        if waits:
+            wait_for(store, claim.task_id, store.new(queue=f"parents-{claim.queue}"))
         VERBS[verb](store, claim)
         after = store.task(claim.task_id).state
         if after is not before:

@@ -51,7 +51,7 @@ CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
     (1, nothing, ["claim"], "nothing to claim"),
     (1, nothing, ["reload"], "no daemon runs here"),
     (1, failed, ["logs", 1], "task 1 has not run yet"),
-    (1, failed, ["release", 1], "only held ones can be released"),
+    (1, failed, ["release", 1], "only held and waiting ones can be released"),
     (1, failed, ["claim", "--lock-file", "/nowhere/x"], "No such file or directory"),
     (1, failed, ["restore", "/" + "x" * 300], "File name too long; name a backup"),
     (2, nothing, ["lst"], "did you mean 'list'?"),

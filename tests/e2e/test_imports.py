@@ -62,11 +62,11 @@ def names_of(modules: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("words", "most", "needless"),
     [
-        (("submit", "--", "true"), 123, READERS | {"cli.offers", "cli.waiting", "cli.follow"}),
-        (("hold", "1"), 132, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
-        (("show", "1"), 129, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
-        (("wait", "1", "--timeout", "0s"), 130, {"cli.offers", "cli.follow", "bulk"}),
-        (("list",), 130, {"cli.offers", "cli.waiting", "bulk"}),
+        (("submit", "--", "true"), 125, READERS | {"cli.offers", "cli.waiting", "cli.follow"}),
+        (("hold", "1"), 134, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
+        (("show", "1"), 134, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
+        (("wait", "1", "--timeout", "0s"), 132, {"cli.offers", "cli.follow", "bulk"}),
+        (("list",), 132, {"cli.offers", "cli.waiting", "bulk"}),
         (("config",), 60, STORES),
         (("completion", "bash"), 53, STORES | READERS | {"cli.offers"}),
         (("--version",), 51, STORES | READERS | {"cli.offers"}),

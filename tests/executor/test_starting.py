@@ -103,6 +103,20 @@ def test_the_payload_cannot_be_changed(home: Home, daemon: Daemon) -> None:
     assert "Operation not permitted" in exit_.tail
 
 
+def test_long_parents_are_read_from_a_descriptor_of_their_own(home: Home, daemon: Daemon) -> None:
+    text = "x" * 100_000
+
+    run(daemon, ["sh", "-c", "cat /proc/self/fd/3; cat"], home.output(), parents=text, payload="y")
+
+    assert text + "y" == home.output().read_text()
+
+
+def test_a_run_without_long_parents_has_no_such_descriptor(home: Home, daemon: Daemon) -> None:
+    run(daemon, ["sh", "-c", "readlink /proc/$$/fd/3 || echo none"], home.output())
+
+    assert "none\n" == home.output().read_text()
+
+
 def test_without_a_payload_stdin_is_empty(home: Home, daemon: Daemon) -> None:
     run(daemon, ["readlink", "/proc/self/fd/0"], home.output())
 

@@ -68,7 +68,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             "release what is not held",
             "release 1",
-            "task 1 is ready; only held ones can be released",
+            "task 1 is ready; only held and waiting ones can be released",
             before=SUBMITTED,
             exits=1,
         ),
@@ -94,8 +94,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             "cancel what has succeeded, by state",
             "cancel --state succeeded",
-            "Invalid value for '--state': 'succeeded' is not one of 'scheduled', 'ready', "
-            "'running', 'held' (see: dispatcher cancel --help)",
+            "Invalid value for '--state': 'succeeded' is not one of 'waiting', 'scheduled', "
+            "'ready', 'running', 'held' (see: dispatcher cancel --help)",
         ),
         Mistake(
             "delete what has not finished",
@@ -185,8 +185,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             "a state that does not exist",
             "list --state done",
-            "Invalid value for '--state': 'done' is not one of 'scheduled', 'ready', 'running', "
-            "'held', 'succeeded', 'failed', 'cancelled' (see: dispatcher list --help)",
+            "Invalid value for '--state': 'done' is not one of 'waiting', 'scheduled', 'ready', "
+            "'running', 'held', 'succeeded', 'failed', 'cancelled' (see: dispatcher list --help)",
         ),
         Mistake(
             "a label filter without a value",

@@ -150,7 +150,7 @@ def test_a_run_that_is_not_ending_is_neither_retried_nor_released(command: Comma
     only = "dispatcher: task 1 is running; only "
     assert [
         f"{only}failed, cancelled and held ones can be retried\n",
-        f"{only}held ones can be released\n",
+        f"{only}held and waiting ones can be released\n",
     ] == messages
 
 
@@ -309,7 +309,7 @@ def test_a_release_of_a_task_that_will_not_be_held_is_refused_with_its_next_stat
 
     assert message == (
         "dispatcher: task 1 is being ended as timed_out; then it is scheduled;"
-        " only held ones can be released\n"
+        " only held and waiting ones can be released\n"
     )
 
 

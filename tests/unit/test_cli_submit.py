@@ -224,7 +224,7 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
         (["--payload", "{", "--", "x"], "payload: not JSON: it ends too early"),
         (["--payload", "NaN", "--", "x"], "payload: not JSON"),
         (["--cwd", "x" * 4096, "--", "x"], "cwd: "),
-        (["--form", "x"], "No such option '--form'. Did you mean '--from'?"),
+        (["--form", "x"], "No such option '--form'. (Did you mean one of: '--after', '--from'?)"),
         (["--from", "none.jsonl"], "from: none.jsonl: No such file or directory"),
         (["--from", "-", "--key", "k"], "with --from, command and key stand in the file's lines"),
         (

@@ -267,6 +267,8 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "complete": lambda client: client.complete(1, lock="l"),
     "fail": lambda client: client.fail(1, "why", lock="l"),
     "task": lambda client: client.task(1),
+    "parents": lambda client: client.parents(1),
+    "children": lambda client: client.children(1),
     "runs": lambda client: client.runs(1),
     "counts": lambda client: client.counts(),
     "queues": lambda client: client.queues(),

@@ -269,4 +269,4 @@ def test_a_task_keeps_all_fields_of_its_submit_that_an_edit_checks() -> None:
     """An edited task is checked as a new one, from the fields that both have."""
     missing = {*NewTask.__struct_fields__} - {*Task.__struct_fields__}
 
-    assert {"delay_ms", "start_at", "rules", "environment"} == missing
+    assert {"delay_ms", "start_at", "rules", "environment", "after", "after_any"} == missing

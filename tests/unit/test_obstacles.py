@@ -232,6 +232,11 @@ def slots_full() -> Scene:
     return world, task
 
 
+def parents() -> Scene:
+    world = begun()
+    return world, world.submit(after=(world.submit(),))
+
+
 def turn_comes() -> Scene:
     world = begun()
     return world, world.submit()
@@ -239,6 +244,7 @@ def turn_comes() -> Scene:
 
 SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     Obstacle.HELD: (held, "it waits for an operator"),
+    Obstacle.PARENTS: (parents, "it waits for a task: dispatcher show 2"),
     Obstacle.NOT_DUE: (not_due, "it is due at 2027-01-15T08:00:05.000Z"),
     Obstacle.QUEUE_PAUSED: (
         queue_paused,

@@ -40,7 +40,7 @@ from dispatcher.selection import Selection
 from dispatcher.submission import directory
 
 #: States of tasks that a range or a filter takes unless it names others: those that wait.
-_WAITING = frozenset({TaskState.SCHEDULED, TaskState.READY, TaskState.HELD})
+_WAITING = frozenset({TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY, TaskState.HELD})
 
 #: Options that can be removed from a task, with their keys of `TaskEdits`.
 _UNSET = {

@@ -24,6 +24,9 @@ from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.search import each_with_run
 from dispatcher.times import StoreTime, WallTime
 
+#: Dependencies of a tree that are drawn.
+MOST_DEPENDENCIES = 100_000
+
 
 @click.command(
     epilog=examples(
@@ -54,6 +57,7 @@ from dispatcher.times import StoreTime, WallTime
     " --state, --oldest-first or --json].",
 )
 @click.option("--oldest-first", is_flag=True, help="By age, the oldest first.")
+@click.option("--tree", is_flag=True, help="Each task below a parent for which it waits.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again every two seconds.")
 @absolute_option
 @json_option
@@ -64,6 +68,7 @@ def command(
     limit: int | None,
     absolute: bool,
     watch: bool,
+    tree: bool,
     as_json: bool,
     json_lines: bool,
     wanted: TaskFilter,
@@ -81,12 +86,17 @@ def command(
     """
     if watch and (as_json or json_lines or not sys.stdout.isatty()):
         raise click.UsageError("--watch: needs a terminal, and prints no JSON")
+    if tree and (as_json or json_lines or watch):
+        raise click.UsageError("--tree: is for people, and drawn once; `show --json` has parents")
     with open_client() as store:
         calendar = store.calendar()
         begin, end = _store_time(since, calendar), _store_time(until, calendar)
         wanted = replace(wanted, since=begin, until=end, oldest_first=oldest_first)
         if as_json or json_lines:
             _print_json(store, replace(wanted, limit=limit or LIMIT), by_line=json_lines)
+            return
+        if tree:
+            _print_tree(store, replace(wanted, limit=limit or LIMIT))
             return
         shown = Dashboard(client=store, wanted=wanted, limit=limit, absolute=absolute)
         if watch:
@@ -109,6 +119,20 @@ def _print_json(store: Client, wanted: TaskFilter, *, by_line: bool) -> None:
     if not first:
         report_none(store, wanted)
     elif next(found, None) is not None:
+        report_more(store, wanted)
+
+
+def _print_tree(store: Client, wanted: TaskFilter) -> None:
+    from dispatcher.cli import kin  # noqa: PLC0415 - for trees alone
+
+    found = list(each_with_run(store.store, replace(wanted, limit=wanted.limit + 1)))
+    shown = found[: wanted.limit]
+    of_parents = store.parents(*(task.id for task, _ in shown), limit=MOST_DEPENDENCIES)
+    for line in kin.tree([task for task, _ in shown], of_parents):
+        click.echo(render.plain(line))
+    if not shown:
+        report_none(store, wanted)
+    elif len(found) > len(shown):
         report_more(store, wanted)
 
 

@@ -24,7 +24,8 @@ def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool) ->
     """Make held tasks ready, with the attempts they have left; `retry` restores all of them.
 
     Name them by id, by range (12-40), or by filters, all of which must match. A range or filter
-    takes held tasks, and running ones that are going to be held.
+    takes held tasks, and running ones that are going to be held; one that waits for its parents
+    is released by its id, or with --state waiting, and runs without them.
 
     A task that is going to be held becomes ready once its run has ended.
     """

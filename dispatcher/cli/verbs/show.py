@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dispatcher.cli import event_text, render, task_limits
+from dispatcher.cli import event_text, kin, render, task_limits
 from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import (
     absolute_option,
@@ -77,7 +77,9 @@ def _as_json(store: Client, task_id: int) -> dict[str, Any]:
     for run, of_run in zip(runs, shown["runs"], strict=True):
         of_run["output_is_gone"] &= is_here(store, run)
     calendar = store.calendar()
+    most = kin.MOST_IN_JSON
     last = {
+        **kin.as_json(store.parents(task_id, limit=most), store.children(task_id, limit=most)),
         "environment": submitters_variables(store.store, task),
         "events": [event_text.event_json(one, calendar) for one in _events(store, task_id)],
         "runs": shown.pop("runs"),
@@ -94,7 +96,7 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     task, runs, calendar = _task(store, task_id), store.runs(task_id), store.calendar()
     date = partial(render.time, calendar=calendar, absolute=absolute)
     variables = submitters_variables(store.store, task)
-    _print_task(task, runs[-1] if runs else None, date, variables)
+    _print_task(task, runs[-1] if runs else None, date, variables, _kin(store, task))
     hosts = {one.node.id: one.name for one in store.nodes()}
     if runs:
         _print_runs(runs, date, calendar.now, store.config.output.run_budget, hosts)
@@ -103,7 +105,25 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
         _print_last_lines(runs[-1], is_here=is_here(store, runs[-1]))
 
 
-def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str] | None) -> None:
+def _kin(store: Client, task: Task) -> dict[str, str]:
+    """Return the parents and the children of a task, as facts of it."""
+    most = kin.MOST + 1
+    parents = [] if task.blockers is None else store.parents(task.id, limit=most)
+    children = store.children(task.id, limit=most)
+    return {
+        "after": kin.named(map(kin.parent_text, parents)),
+        "otherwise": (parents and kin.rule_text(task)) or "",
+        "children": kin.named(map(kin.child_text, children)),
+    }
+
+
+def _print_task(
+    task: Task,
+    last: Run | None,
+    date: _Date,
+    environment: list[str] | None,
+    relatives: Mapping[str, str],
+) -> None:
     due = task.run_at if task.state is TaskState.SCHEDULED else None
     facts = {
         "state": f"{task.state}: {task.reason}",
@@ -112,6 +132,7 @@ def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str
         "attempts": f"{task.attempts_used} of {task.max_attempts} used",
         "submitted": date(task.created_at),
         "due": date(due),
+        **relatives,
         "time-outs": task_limits.timeouts_text(task),
         "fails": date(task.fails_at),
         "ended by": task_limits.kill_text(task),

@@ -16,6 +16,7 @@ from dispatcher.cli.options import (
     examples,
     json_option,
     limit_options,
+    parent_options,
     queue_option,
     start_options,
     urgent_option,
@@ -46,6 +47,7 @@ _PRINTED = 1_000
         "dispatcher submit --env HOME --env LEVEL=3 --payload @job.json -- python job.py",
         "dispatcher submit --wait -- make test && echo it is green",
         "dispatcher submit --key report-2026-08 -- ./report.sh   # twice: still one task",
+        "dispatcher submit --after 12,15 --after-any 17 -- ./report.sh",
         "dispatcher submit --script train.sh -- --epochs 3",
         "ls *.log | sed 's/^/gzip -k /' | dispatcher submit --from -",
         """echo '{"command": ["true"], "queue": "ci"}' | dispatcher submit --from -""",
@@ -86,6 +88,7 @@ _PRINTED = 1_000
     help="Give the command a clean environment and umask, not those of this shell.",
 )
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
+@parent_options
 @start_options
 @click.option(
     "--liveness",

@@ -1,12 +1,12 @@
 """`dispatcher why`: why a task is in its state, and what happens next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import click
 
-from dispatcher.cli import effects, render
+from dispatcher.cli import effects, kin, render
 from dispatcher.cli.glance import last_line
 from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
@@ -62,7 +62,11 @@ def _explained(store: Client, task_id: int, status: Standing) -> tuple[list[str]
     if task is None:
         raise NoTask(task_id)
     before = _before(store, task)
-    because = list(explain(task, runs, status, ahead, store.config.leases, before=before))
+    parents = () if task.blockers is None else store.parents(task.id)
+    waits = [*kin.waits(task, parents)]
+    because = list(
+        explain(task, runs, status, ahead, store.config.leases, before=before, waits=waits)
+    )
     reason = "" if ahead is not None else f": {render.plain(task.reason)}"
     lines = [f"task {task.id} is {task.state}{reason}"]
     lines += [f"  {render.plain(line)}" for line in because]
@@ -99,11 +103,13 @@ def explain(
     leases: LeasesSection = LEASES,
     *,
     before: int = 0,
+    waits: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield what keeps a task from its next state, the nearest first.
 
     `ahead`: the outlook of a run that is ending, within the graces of `leases`. `before`: how many
-    ready tasks of its queue precede it, counted to `MOST_BEFORE`.
+    ready tasks of its queue precede it, counted to `MOST_BEFORE`. `waits`: what is to be said about
+    its parents.
     """
     if task.state is TaskState.RUNNING:
         yield from _explain_running(task, runs[-1] if runs else None, status, ahead, leases)
@@ -115,17 +121,23 @@ def explain(
         yield from _last_line(runs)
         yield f"dispatcher logs {task.id} shows what its last run wrote" if runs else "it never ran"
         yield f"dispatcher retry {task.id} gives it all its attempts again"
-    else:
+    elif task.state is not TaskState.WAITING:
         yield from (_with_distance(reason, status) for reason in status.obstacles(task))
+    if task.state is not TaskState.RUNNING:
+        yield from waits
     if before:
-        tasks = "1 ready task" if before == 1 else f"{before} ready tasks"
-        least = "at least " if before >= MOST_BEFORE else ""
-        yield f"{least}{tasks} of its queue {'is' if before == 1 else 'are'} before it"
+        yield _place(before)
     if task.state is not TaskState.RUNNING and runs and runs[-1].leftovers:
         names = ", ".join(runs[-1].leftovers)
         yield f"its last run left processes behind, which were ended: {names}"
     if task.fails_at is not None:
         yield f"it fails at {_date(task.fails_at, status)} if it has not been claimed by then"
+
+
+def _place(before: int) -> str:
+    tasks = "1 ready task" if before == 1 else f"{before} ready tasks"
+    least = "at least " if before >= MOST_BEFORE else ""
+    return f"{least}{tasks} of its queue {'is' if before == 1 else 'are'} before it"
 
 
 def _with_distance(reason: Reason, status: Standing) -> str:

@@ -22,11 +22,12 @@ from dispatcher.host import inheritance
 _UNSHARE = 2
 _LAST = 2**32 - 1
 
-#: Bytes of two passed descriptors.
-_ROOM = socket.CMSG_LEN(2 * array("i").itemsize)
+#: Bytes of the descriptors that are passed: at most stdin, output and parents.
+_ROOM = socket.CMSG_LEN(3 * array("i").itemsize)
 
-#: Starts a process with its stdin and its output; returns its pid. Raises OSError and ValueError.
-Spawn = Callable[[int, int], int]
+#: Starts a process with its stdin, its output, and what else it reads; returns its pid. Raises
+#: OSError and ValueError.
+Spawn = Callable[..., int]
 
 
 class SmallTable:
@@ -61,7 +62,7 @@ class SmallTable:
                 self._begin()
         return self._ours is not None
 
-    def spawn(self, spawn: Spawn, stdin: int, output: int) -> int:
+    def spawn(self, spawn: Spawn, *descriptors: int) -> int:
         """Return what `spawn` returns or raises, called with its descriptors in the small table."""
         assert self._ours is not None
         self._spawn = spawn
@@ -69,7 +70,7 @@ class SmallTable:
         gc.disable()
         try:
             # They share their open descriptions with ours: the lock of the output is one of them.
-            socket.send_fds(self._ours, [b"\0"], [stdin, output])
+            socket.send_fds(self._ours, [b"\0"], descriptors)
             result = self._results.get()
         finally:
             gc.enable()
@@ -109,8 +110,7 @@ class SmallTable:
         try:
             if not data or self._spawn is None:
                 return 0
-            stdin, output = passed
-            return self._spawn(stdin, output)
+            return self._spawn(*passed)
         except Exception as error:  # noqa: BLE001 - raised where the start was requested
             return error
         finally:

@@ -77,15 +77,20 @@ class Spawner:
         """Return the pid of a started leader. Raises CannotStart."""
         environment = {**(self._inherited if start.inherits else self._outer), **start.env}
         program = ""
-        stdin = self._null
         output = self._open_output(start)
+        made = [output]
         try:
             refuse_full(output, start.output_path)
+            stdin, more = self._null, []
             if start.payload is not None:
                 stdin = sealed_file("payload", start.payload.encode())
+                made.append(stdin)
+            if start.parents is not None:
+                more = [sealed_file("parents", start.parents.encode())]
+                made += more
             enter(start.cwd or "/")
             program = find_program(start.command, environment, shows_path=shows_path(start))
-            return self._spawn(start, program, environment, (stdin, output))
+            return self._spawn(start, program, environment, (stdin, output, *more))
         except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
         except OSError as error:
@@ -93,9 +98,8 @@ class Spawner:
             raise CannotStart(fault, explain(error, program, start)) from error
         finally:
             os.fchdir(self._home)
-            os.close(output)
-            if stdin != self._null:
-                os.close(stdin)
+            for descriptor in made:
+                os.close(descriptor)
 
     def _open_output(self, start: wire.Start) -> int:
         try:
@@ -123,9 +127,9 @@ class Spawner:
         start: wire.Start,
         program: str,
         environment: dict[str, str],
-        files: tuple[int, int],
+        files: tuple[int, ...],
     ) -> int:
-        def spawn(stdin: int, output: int) -> int:
+        def spawn(stdin: int, output: int, *more: int) -> int:
             return os.posix_spawn(
                 program,
                 start.command,
@@ -134,6 +138,7 @@ class Spawner:
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, output, 1),
                     (os.POSIX_SPAWN_DUP2, output, 2),
+                    *((os.POSIX_SPAWN_DUP2, one, worker_api.PARENTS) for one in more),
                 ),
                 setsid=True,
                 setsigmask=(),

@@ -18,9 +18,9 @@ _TYPES: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(("priority", "max_attempts", "umask", "environment_id"), "BIGINT"),
     **dict.fromkeys(("max_deferrals", "max_orphans", "kill_signal", "checksum"), "BIGINT"),
-    **dict.fromkeys(("max_rss_bytes", "output_truncated"), "BIGINT"),
+    **dict.fromkeys(("max_rss_bytes", "output_truncated", "parent_id", "blockers"), "BIGINT"),
     **dict.fromkeys(("cpu_seconds", "progress"), "DOUBLE PRECISION"),
-    **dict.fromkeys(("notify", "total_anew", "by_worker"), "BOOLEAN"),
+    **dict.fromkeys(("notify", "total_anew", "by_worker", "any_outcome"), "BOOLEAN"),
 }
 
 #: Whether a run that is named by its uid is open. The planner does not take it for the condition of

@@ -12,6 +12,9 @@ from dispatcher.store.statements.given import bounded, given
 
 _S = TaskState
 
+#: The `hold_kind` of a task that is held because a parent did not succeed.
+OF_PARENT: Final = "parent"
+
 
 def becomes(
     state: str, *, total_at: str = "tasks.total_at", queue_ms: str = "tasks.queue_timeout_ms"
@@ -28,7 +31,7 @@ def becomes(
     fails_at = CASE
         WHEN {state} = 'ready' AND ({total_at} IS NULL OR {total_at} > {until})
             THEN COALESCE({until}, {total_at})
-        WHEN {state} = 'ready' OR {state} = 'scheduled' OR {state} = 'held' THEN {total_at} END"""
+        WHEN NOT ({finished} OR {state} = 'running') THEN {total_at} END"""
 
 
 def among(states: Iterable[TaskState]) -> str:
@@ -56,8 +59,9 @@ class Move(Struct, frozen=True, kw_only=True):
 def _move(
     kind: EventKind,
     before: Iterable[TaskState],
-    after: TaskState | None,
+    after: TaskState | Iterable[TaskState],
     *columns: str,
+    state: str = "given.state",
     reason: str = "given.reason",
     who: str = ":who",
     sets: str = "",
@@ -67,9 +71,12 @@ def _move(
     """Return a move.
 
     `columns` are those of `given` besides the id; `sets` are the assignments besides `reason` and
-    those of `becomes`. Where there is more than one state `after` (None), each row names its own.
+    those of `becomes`. Where there is more than one state `after`, `state` is the expression of a
+    row's.
     """
-    state = "given.state" if after is None else f"'{after}'"
+    afters = {after} if isinstance(after, TaskState) else {*after}
+    if isinstance(after, TaskState):
+        state = f"'{after}'"
     guard = f"{among(before)} AND {only}"
     statement = f"""
 UPDATE tasks SET {becomes(state, total_at=total_at)},
@@ -80,18 +87,21 @@ WHERE tasks.id = given.id AND {guard}
     event = None
     if kind is not EventKind.CLAIM:  # the run that it opens is its event
         event = events.of_move(kind, *columns, after=state, reason=reason, guard=guard, who=who)
-    left = frozenset(TaskState) - {*before} if after is None else frozenset({after})
-    return Move(before=frozenset(before), after=left, statement=statement, event=event)
+    return Move(before=frozenset(before), after=frozenset(afters), statement=statement, event=event)
 
 
-_WAITING: Final = frozenset({_S.SCHEDULED, _S.READY, _S.HELD})
+#: The states of tasks that have not finished and do not run.
+_AT_REST: Final = frozenset({_S.WAITING, _S.SCHEDULED, _S.READY, _S.HELD})
+
+#: What a task becomes that an operator lets go on: it still waits for parents that have not ended.
+_GOES_ON: Final = "CASE WHEN tasks.blockers > 0 THEN 'waiting' ELSE 'ready' END"
 
 #: A ready task's `run_at` is the time since when it is ready.
 _NOW_READY = "run_at = :now"
 
 DUE = _move(EventKind.DUE, {_S.SCHEDULED}, _S.READY, reason="'its time has come'")
 
-GIVE_UP = _move(EventKind.GIVE_UP, _WAITING, _S.FAILED, "reason")
+GIVE_UP = _move(EventKind.GIVE_UP, _AT_REST, _S.FAILED, "reason")
 
 CLAIM = _move(
     EventKind.CLAIM,
@@ -109,7 +119,7 @@ _SETTLED_TOTAL_AT = """CASE WHEN given.total_anew THEN :now + tasks.total_timeou
 SETTLE = _move(
     EventKind.SETTLE,
     {_S.RUNNING},
-    None,
+    {*TaskState} - {_S.RUNNING, _S.WAITING},
     *("state", "uid", "reason", "run_at", "attempts_used", "deferrals", "orphans", "total_anew"),
     "by_worker",
     who=f"CASE WHEN given.by_worker THEN '{WORKER}' ELSE :who END",
@@ -123,29 +133,74 @@ SETTLE = _move(
     only="tasks.run_uid = given.uid",
 )
 
-CANCEL = _move(EventKind.CANCEL, _WAITING, _S.CANCELLED, "reason")
+CANCEL = _move(EventKind.CANCEL, _AT_REST, _S.CANCELLED, "reason")
 
 # A held task gets the new reason.
-HOLD = _move(EventKind.HOLD, _WAITING, _S.HELD, "reason")
+HOLD = _move(EventKind.HOLD, _AT_REST, _S.HELD, "reason", sets="hold_kind = NULL")
 
 RETRY = _move(
     EventKind.RETRY,
     {_S.FAILED, _S.CANCELLED, _S.HELD},
-    _S.READY,
+    {_S.READY, _S.WAITING},
+    state=_GOES_ON,
     total_at=":now + tasks.total_timeout_ms",
     reason="'retried by operator'",
     sets=f"""{_NOW_READY}, attempts_used = 0, deferrals = 0,
-    orphans = 0, retried_at = :now, total_at = :now + tasks.total_timeout_ms""",
+    orphans = 0, hold_kind = NULL, retried_at = :now, total_at = :now + tasks.total_timeout_ms""",
 )
 
 RELEASE = _move(
     EventKind.RELEASE,
     {_S.HELD},
-    _S.READY,
+    {_S.READY, _S.WAITING},
+    state=_GOES_ON,
     reason="'released by operator'",
-    sets=_NOW_READY,
+    sets=f"hold_kind = NULL, {_NOW_READY}",
     only="tasks.attempts_used < tasks.max_attempts",
 )
 
+# Once its last parent has finished; a later start stays.
+UNBLOCK = _move(
+    EventKind.PARENTS_DONE,
+    {_S.WAITING},
+    {_S.READY, _S.SCHEDULED},
+    state="CASE WHEN tasks.run_at > :now THEN 'scheduled' ELSE 'ready' END",
+    reason="'its parents have finished'",
+    sets="run_at = CASE WHEN tasks.run_at > :now THEN tasks.run_at ELSE :now END",
+    only="tasks.blockers = 0",
+)
+
+# Its parent did not succeed.
+BREAK = _move(
+    EventKind.PARENT_FAILED,
+    {_S.WAITING},
+    {_S.HELD, _S.CANCELLED},
+    *("state", "reason"),
+    sets=f"hold_kind = CASE WHEN given.state = 'held' THEN '{OF_PARENT}' END",
+)
+
+# Its parent is retried.
+REBLOCK = _move(
+    EventKind.PARENT_RETRIED,
+    {_S.HELD},
+    _S.WAITING,
+    "reason",
+    sets="hold_kind = NULL",
+    only=f"""tasks.hold_kind = '{OF_PARENT}' AND NOT EXISTS (SELECT 1 FROM dependencies
+        WHERE dependencies.task_id = tasks.id AND dependencies.state = 'broken')""",
+)
+
+# An operator lets it go on before its parents have finished.
+WAIVE = _move(
+    EventKind.RELEASE,
+    {_S.WAITING},
+    _S.READY,
+    reason="'released by operator'",
+    sets=f"blockers = 0, {_NOW_READY}",
+)
+
 #: All moves but the submit's and the edit's: a test compares them with `model.MOVES`.
-MOVES: Final = (DUE, GIVE_UP, CLAIM, SETTLE, CANCEL, HOLD, RETRY, RELEASE)
+MOVES: Final = (
+    *(DUE, GIVE_UP, CLAIM, SETTLE, CANCEL, HOLD, RETRY, RELEASE),
+    *(UNBLOCK, BREAK, REBLOCK, WAIVE),
+)

@@ -73,14 +73,20 @@ RESUME = "DELETE FROM paused_queues WHERE queue = :queue"
 _ROWS = """COALESCE((SELECT octet_length(payload) FROM payloads
     WHERE task_id = tasks.id), 0) / 65536"""
 
+# The run of a task finds the results of its parents.
+_IS_NEEDED = """EXISTS (SELECT 1 FROM dependencies JOIN tasks AS children
+    ON children.id = dependencies.task_id
+    WHERE dependencies.parent_id = tasks.id AND children.finished_at IS NULL)"""
+
 OLD = f"""
 SELECT id, {_ROWS} FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
+    AND NOT {_IS_NEEDED}
 ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
 """
 
 FINISHED = f"""
 SELECT tasks.id, {_ROWS} FROM {given("id", "place")} JOIN tasks ON tasks.id = given.id
-WHERE tasks.finished_at IS NOT NULL ORDER BY place
+WHERE tasks.finished_at IS NOT NULL AND NOT {_IS_NEEDED} ORDER BY place
 """
 
 #: Events, which are short, that take as long as a row.

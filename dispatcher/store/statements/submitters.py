@@ -10,7 +10,7 @@ from dispatcher.store.statements.given import given
 SUBMITTED_FIELDS: Final = tuple(
     name
     for name in NewTask.__struct_fields__
-    if name not in {"delay_ms", "start_at", "payload", "environment"}
+    if name not in {"delay_ms", "start_at", "payload", "environment", "after", "after_any"}
 )
 
 

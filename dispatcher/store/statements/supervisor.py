@@ -11,6 +11,11 @@ from dispatcher.store.statements.history import TAKEOVERS_ALLOWED
 from dispatcher.store.statements.nodes import TAKES_WORK
 from dispatcher.store.statements.readers import OPEN_RUNS
 
+#: Finished tasks for which others wait: see `dependencies`.
+ENDED_PARENTS: Final = "awaited AND finished_at IS NOT NULL"
+
+HAS_ENDED: Final = f"SELECT 1 FROM tasks WHERE {ENDED_PARENTS}"
+
 DUE = """
 SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
 ORDER BY run_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
@@ -176,11 +181,12 @@ WHERE outcome IS NULL AND takeover_at > :now AND node <> :node
 """
 
 # `but` has a space before and after each name; names contain none. `{fits}`: see `nodes.fits`.
-HAS_UNFINISHED = """
+HAS_UNFINISHED = f"""
 SELECT EXISTS (SELECT 1 FROM runs JOIN tasks ON tasks.id = runs.task_id
         WHERE runs.outcome IS NULL AND replace(:but, ' ' || queue || ' ', '') = :but)
     OR EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but AND {fits})
+        WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but AND {{fits}})
+    OR EXISTS ({HAS_ENDED})
     OR EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but AND {fits})
+        WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but AND {{fits}})
 """

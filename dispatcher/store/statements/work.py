@@ -4,6 +4,7 @@ from typing import Final
 
 from dispatcher.store.statements.submitters import IS_SILENT
 from dispatcher.store.statements.supervisor import (
+    HAS_ENDED,
     NEXT_DUE,
     NEXT_FAILURE,
     NEXT_TAKEOVER,
@@ -15,6 +16,7 @@ from dispatcher.store.statements.supervisor import (
 NEXT_WORK: Final = f"""
 SELECT EXISTS ({READY_QUEUES})
     OR EXISTS ({TAKEABLE})
+    OR EXISTS ({HAS_ENDED})
     OR EXISTS (SELECT 1 FROM bulk_submits WHERE {IS_SILENT}),
     ({NEXT_DUE}), ({NEXT_FAILURE}), ({NEXT_TAKEOVER})
 """

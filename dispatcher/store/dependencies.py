@@ -1,0 +1,241 @@
+"""Dependencies of tasks on others: at their submit, and once a parent has finished.
+
+The end of a task is passed on to those that wait for it by `resolve`, in bounded steps: one task
+may be the parent of very many.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from dispatcher.dependency import Dependency, DependencyState, ParentFailure, TaskKey
+from dispatcher.model import FINISHED, TaskState
+from dispatcher.new_task import NO_WAIT, NewTask, Wait
+from dispatcher.store import moves
+from dispatcher.store.engine import Engine, Values
+from dispatcher.store.rows import dependency_from, state_from
+from dispatcher.store.statements import dependencies as sql
+from dispatcher.store.statements.given import rows_of
+from dispatcher.times import StoreTime
+
+#: Finished tasks that one step of `resolve` looks at.
+_PARENTS: Final = 100
+
+#: Bytes of the results of its parents that a run gets: they share a line with its payload.
+_MOST_RESULTS: Final = 512 * 1024
+
+_OPEN, _MET, _BROKEN = DependencyState.OPEN, DependencyState.MET, DependencyState.BROKEN
+
+
+class KnownParents(Struct, frozen=True, kw_only=True):
+    """The parents of new tasks that exist, locked."""
+
+    states: Mapping[int, TaskState]
+    ids: Mapping[TaskKey, int]
+
+    def id_of(self, parent: int | TaskKey) -> int | None:
+        """Return a parent's id; None if there is no such task."""
+        if isinstance(parent, TaskKey):
+            return self.ids.get(parent)
+        return parent if parent in self.states else None
+
+    def missing(self, tasks: Iterable[NewTask]) -> list[int | TaskKey]:
+        """Return the parents that are neither known nor among the tasks themselves."""
+        own = {TaskKey(task.queue, task.key) for task in tasks if task.key is not None}
+        return [
+            parent
+            for task in tasks
+            for parent in (*task.after, *task.after_any)
+            if parent not in own and self.id_of(parent) is None
+        ]
+
+
+NO_PARENTS: Final = KnownParents(states={}, ids={})
+
+
+def parents_of(engine: Engine, tasks: Sequence[NewTask], *, locks: bool = True) -> KnownParents:
+    """Return the parents of new tasks, and lock them: none finishes before these wait for it."""
+    wanted = {parent for task in tasks for parent in (*task.after, *task.after_any)}
+    if not wanted:
+        return NO_PARENTS
+    rows = [
+        {"queue": one.queue, "key": one.key} if isinstance(one, TaskKey) else {"id": one}
+        for one in wanted
+    ]
+    states, ids = {}, {}
+    for task_id, queue, key, state in engine.rows(
+        sql.PARENTS if locks else sql.KNOWN, {"given": rows_of(rows)}
+    ):
+        states[task_id] = state_from(state)
+        if key is not None:
+            ids[TaskKey(queue, key)] = task_id
+    return KnownParents(states=states, ids=ids)
+
+
+def wait_of(task: NewTask, known: KnownParents, tasks: Iterable[NewTask]) -> Wait:
+    """Return for what a new task waits; `tasks` are all that are submitted with it."""
+    if not (task.after or task.after_any):
+        return NO_WAIT
+    missing = {*known.missing(tasks)}
+    broken = None
+    open_ones = 0
+    for parent, any_outcome in _named(task).items():
+        parent_id = known.id_of(parent)
+        if parent in missing:
+            broken = broken or f"{_text(parent)} does not exist"
+        elif parent_id is None or known.states[parent_id] not in FINISHED:
+            open_ones += 1
+        elif _state(known.states[parent_id], any_outcome, task.on_parent_failure) is _BROKEN:
+            broken = broken or _why(parent_id, known.states[parent_id])
+    runs = task.on_parent_failure is ParentFailure.RUN
+    return Wait(open_ones, None if runs else broken)
+
+
+def link(engine: Engine, created: Mapping[int, NewTask], known: KnownParents) -> None:
+    """Add the dependencies of tasks just created, given by id; they may be among each other's."""
+    ids = {**known.ids}
+    ids |= {TaskKey(one.queue, one.key): task_id for task_id, one in created.items() if one.key}
+    rows = []
+    for task_id, task in created.items():
+        for parent, any_outcome in _named(task).items():
+            parent_id = ids.get(parent) if isinstance(parent, TaskKey) else parent
+            if parent_id is None:
+                continue
+            state = _OPEN
+            if parent_id in known.states:
+                state = _state(known.states[parent_id], any_outcome, task.on_parent_failure)
+            elif parent_id not in created:
+                state = _MET if task.on_parent_failure is ParentFailure.RUN else _BROKEN
+            row = {"task_id": task_id, "parent_id": parent_id, "state": state.value}
+            rows.append({**row, "any_outcome": any_outcome})
+    if rows:
+        engine.change(sql.LINK, {"given": rows_of(rows)})
+        awaited = {row["parent_id"] for row in rows if row["state"] == _OPEN.value}
+        engine.change(sql.AWAIT, {"given": rows_of([{"id": one} for one in sorted(awaited)])})
+
+
+def resolve(engine: Engine, *, limit: int, who: str, now: StoreTime) -> int:
+    """Pass the end of tasks on to those that wait for them; return how many dependencies ended.
+
+    A task is `ready`, or `scheduled`, once all its parents have succeeded, or finished where that
+    is enough; once one has not, it is held or cancelled, as its submit said.
+    """
+    ended = engine.rows(sql.ENDED, {"limit": _PARENTS})
+    if not ended:
+        return 0
+    parents = rows_of([{"id": parent_id} for parent_id, _ in ended])
+    found = engine.rows(sql.OPEN, {"given": parents, "limit": limit})
+    decided, broken = [], {}
+    for task_id, parent_id, any_outcome, parent_state, rule in found:
+        state = _state(state_from(parent_state), bool(any_outcome), _rule(rule))
+        decided.append({"task_id": task_id, "parent_id": parent_id, "state": state.value})
+        if state is _BROKEN:
+            after = TaskState.CANCELLED if _rule(rule) is ParentFailure.CANCEL else TaskState.HELD
+            reason = _why(parent_id, state_from(parent_state))
+            broken[task_id] = {"id": task_id, "state": after.value, "reason": reason}
+    if decided:
+        engine.change(sql.DECIDE, {"given": rows_of(decided)})
+        children: list[Values] = [{"id": one} for one in {row["task_id"] for row in decided}]
+        engine.change(sql.COUNT, {"given": rows_of(children)})
+        moves.make(engine, moves.BREAK, list(broken.values()), who=who, now=now)
+        moves.make(engine, moves.UNBLOCK, children, who=who, now=now)
+    engine.change(sql.AWAITED_NO_MORE, {"given": parents})
+    return len(decided)
+
+
+def reopen(engine: Engine, parent_id: int, *, who: str, now: StoreTime) -> None:
+    """Let the tasks wait for a parent again that is retried, unless they run or have succeeded."""
+    children: list[Values] = [
+        {"id": task_id, "task_id": task_id, "parent_id": parent_id, "state": _OPEN.value}
+        for (task_id,) in engine.rows(sql.BROKEN, {"id": parent_id})
+    ]
+    if not children:
+        return
+    given = {"given": rows_of(children)}
+    engine.change(sql.DECIDE, given)
+    engine.change(sql.COUNT, given)
+    engine.change(sql.AWAIT, {"given": rows_of([{"id": parent_id}])})
+    rows = [{"id": one["id"], "reason": f"its parent {parent_id} is retried"} for one in children]
+    moves.make(engine, moves.REBLOCK, rows, who=who, now=now)
+
+
+def results(engine: Engine, task_ids: Iterable[int]) -> dict[int, str]:
+    """Return, by task, its parents as JSON: id, key, state, outcome of the last run, and result.
+
+    A result beyond `_MOST_RESULTS` of a task is `omitted`: its parent has it.
+    """
+    rows = rows_of([{"task_id": one} for one in task_ids])
+    found: dict[int, list[dict[str, object]]] = {}
+    left: dict[int, int] = {}
+    for task_id, parent_id, key, state, outcome, result in engine.rows(
+        sql.RESULTS, {"given": rows}
+    ):
+        parent = {"id": parent_id, "key": key, "state": state, "outcome": outcome}
+        size = len(str(result or "").encode())
+        if size > left.setdefault(task_id, _MOST_RESULTS):
+            parent |= {"result": None, "omitted": True}
+        else:
+            parent["result"] = _raw(result)
+            left[task_id] -= size
+        found.setdefault(task_id, []).append(parent)
+    return {task_id: msgspec.json.encode(some).decode() for task_id, some in found.items()}
+
+
+def parents(engine: Engine, task_ids: Iterable[int], limit: int) -> list[Dependency]:
+    """Return dependencies of tasks on their parents, lowest ids first."""
+    rows = rows_of([{"task_id": task_id} for task_id in task_ids])
+    found = engine.rows(sql.PARENTS_OF, {"given": rows, "limit": limit})
+    return [dependency_from(row) for row in found]
+
+
+def children(engine: Engine, task_id: int, limit: int) -> list[Dependency]:
+    """Return dependencies of other tasks on one, lowest ids first."""
+    found = engine.rows(sql.CHILDREN_OF, {"id": task_id, "limit": limit})
+    return [dependency_from(row) for row in found]
+
+
+def waive(engine: Engine, task_id: int) -> None:
+    """Let a task no longer wait for its parents."""
+    engine.change(sql.WAIVE, {"id": task_id})
+
+
+def waiting_again(engine: Engine, task_ids: Iterable[int]) -> list[int]:
+    """Return the tasks that may wait again for these once they are retried."""
+    rows = rows_of([{"id": task_id} for task_id in task_ids])
+    return [child for (child,) in engine.rows(sql.BROKEN_OF, {"given": rows})]
+
+
+def _raw(result: object) -> object:
+    """Return a result, which is JSON, unless it was changed by hand."""
+    if result is None:
+        return None
+    try:
+        return msgspec.json.decode(str(result))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _named(task: NewTask) -> dict[int | TaskKey, bool]:
+    """Return a task's parents, and whether each need only finish."""
+    return dict.fromkeys(task.after_any, True) | dict.fromkeys(task.after, False)
+
+
+def _state(parent: TaskState, any_outcome: bool, rule: ParentFailure | None) -> DependencyState:
+    if parent not in FINISHED:
+        return _OPEN
+    does = any_outcome or parent is TaskState.SUCCEEDED or rule is ParentFailure.RUN
+    return _MET if does else _BROKEN
+
+
+def _rule(text: object) -> ParentFailure | None:
+    return ParentFailure(str(text)) if text in {*ParentFailure} else None
+
+
+def _why(parent_id: int, state: TaskState) -> str:
+    return f"its parent {parent_id} {'was cancelled' if state is TaskState.CANCELLED else state}"
+
+
+def _text(parent: int | TaskKey) -> str:
+    return f"its parent, {parent}," if isinstance(parent, TaskKey) else f"its parent {parent}"

@@ -1,0 +1,427 @@
+"""A task waits for its parents, whatever becomes of them: `waiting`, and what follows."""
+
+import json
+import random
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.dependency import DependencyState, ParentFailure, TaskKey
+from dispatcher.model import FINISHED, Outcome, TaskState
+from tests.contract.helpers import NOW, SHARED, OneByOne, later, new_task, settlement
+from tests.contract.interleaved import Sessions
+from tests.postgres import Postgres
+
+WAITING, SCHEDULED, READY = TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY
+RUNNING, HELD, CANCELLED = TaskState.RUNNING, TaskState.HELD, TaskState.CANCELLED
+SUCCEEDED, FAILED = TaskState.SUCCEEDED, TaskState.FAILED
+RULES = (None, ParentFailure.CANCEL, ParentFailure.RUN)
+
+
+def end(store: OneByOne, task_id: int, state: TaskState = SUCCEEDED, **facts: Any) -> None:
+    """Run a ready task, whose queue has no other, to this state."""
+    (claim,) = store.take(store.task(task_id).queue)
+    assert claim.task_id == task_id
+    outcome = Outcome.SUCCEEDED if state is SUCCEEDED else Outcome.FAILED
+    store.end(claim, outcome=outcome, state=state, reason="its end", **facts)
+
+
+def resolved(store: OneByOne, limit: int = 500) -> None:
+    while store.resolve(limit=limit, now=later(5)):
+        pass
+
+
+def parent(store: OneByOne, queue: str = "parents", **wanted: Any) -> int:
+    return store.new(queue=queue, **wanted)
+
+
+@pytest.mark.parametrize("first", ["after", "after_any"])
+def test_r43_a_task_becomes_ready_once_its_last_parent_has_succeeded(
+    store: OneByOne, first: str
+) -> None:
+    one, two = parent(store, "a"), parent(store, "b")
+    child = store.new(**{first: (one,), "queue_timeout_ms": 50, "total_timeout_ms": 900})
+    both = store.new(after=(one, two))
+
+    before = store.task(child)
+    assert (WAITING, 1, later(900)) == (before.state, before.blockers, before.fails_at)
+    assert 2 == store.task(both).blockers
+    assert not store.take(), "the claim passes over what waits"
+
+    end(store, one)
+    resolved(store)
+
+    task = store.task(child)
+    assert (READY, 0, later(5)) == (task.state, task.blockers, task.run_at)
+    assert later(5 + 50) == task.fails_at, "the queue time-out counts from now"
+    assert (WAITING, 1) == (store.task(both).state, store.task(both).blockers)
+
+    end(store, two)
+    resolved(store)
+    assert READY is store.task(both).state
+
+
+def test_a_later_start_counts_from_the_submit(store: OneByOne) -> None:
+    one = parent(store)
+    child = store.new(after=(one,), delay_ms=1000)
+
+    end(store, one)
+    resolved(store)
+
+    assert (SCHEDULED, later(1000)) == (store.task(child).state, store.task(child).run_at)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("finished_before", [False, True])
+@pytest.mark.parametrize("failed", [FAILED, CANCELLED])
+def test_r43_what_a_parent_without_success_does_to_its_children(
+    store: OneByOne, rule: ParentFailure | None, finished_before: bool, failed: TaskState
+) -> None:
+    one = parent(store)
+    submit = {"after": (one,), "on_parent_failure": rule}
+    child = 0 if finished_before else store.new(**submit)
+    if failed is FAILED:
+        end(store, one, FAILED)
+    else:
+        store.cancel(one, "no longer wanted", now=NOW)
+    child = child or store.new(**submit)
+    resolved(store)
+
+    task = store.task(child)
+    how = "failed" if failed is FAILED else "was cancelled"
+    broken = CANCELLED if rule is ParentFailure.CANCEL else HELD
+    if rule is ParentFailure.RUN:
+        assert READY is task.state
+    else:
+        assert (broken, f"its parent {one} {how}") == (task.state, task.reason)
+    assert (task.state in FINISHED) == (task.finished_at is not None)
+
+
+def test_a_parent_that_finished_before_counts_at_once(store: OneByOne) -> None:
+    one = parent(store)
+    end(store, one)
+
+    child = store.task(store.new(after=(one,)))
+
+    assert (READY, 0) == (child.state, child.blockers)
+    assert not store.column("awaited", one)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_parent_that_does_not_exist_keeps_a_task_from_running(
+    store: OneByOne, rule: ParentFailure | None
+) -> None:
+    for missing in (99, TaskKey("parents", "none")):
+        wanted = new_task(after=(missing,), on_parent_failure=rule)
+        with store.raw.snapshot():
+            assert [missing] == store.raw.missing_parents([wanted])
+
+        child = store.task(store.submit([wanted], now=NOW)[0].task_id)
+
+        states = {None: HELD, ParentFailure.CANCEL: CANCELLED, ParentFailure.RUN: READY}
+        assert states[rule] is child.state
+
+
+def test_tasks_of_one_submit_name_each_other_by_key(store: OneByOne) -> None:
+    tasks = [
+        new_task(after=(TaskKey("q", "two"),)),
+        new_task(queue="q", key="two", after=(TaskKey("q", "one"),)),
+        new_task(queue="q", key="one"),
+    ]
+    with store.raw.snapshot():
+        assert [] == store.raw.missing_parents(tasks)
+
+    last, two, one = (made.task_id for made in store.submit(tasks, now=NOW))
+
+    assert {last: WAITING, two: WAITING, one: READY} == store.states()
+    with store.raw.snapshot():
+        assert [two] == [dep.parent_id for dep in store.raw.parents([last], limit=9)]
+        assert [two] == [dep.task_id for dep in store.raw.children(one, limit=9)]
+    store.submit(tasks[1:2], now=NOW)  # the same again changes nothing
+    end(store, one)
+    resolved(store)
+    assert (READY, WAITING) == (store.task(two).state, store.task(last).state)
+
+
+def test_a_bulk_submit_keeps_its_parents(store: OneByOne) -> None:
+    store.stage("bulk", 0, [new_task(key="one")], now=NOW)
+    store.stage("bulk", 1, [new_task(after_any=(TaskKey("default", "one"),))], now=NOW)
+    store.accept("bulk", now=NOW)
+    while store.admit("bulk", now=NOW):
+        pass
+
+    assert [READY, WAITING] == [state for _, state in sorted(store.states().items())]
+
+
+def test_a_retried_parent_is_waited_for_again(store: OneByOne) -> None:
+    one, two = parent(store, "a"), parent(store, "b")
+    child, both = store.new(after=(one,)), store.new(after=(one, two))
+    gone = store.new(after=(one,), on_parent_failure=ParentFailure.CANCEL)
+    kept = store.new(after=(one,))
+    store.hold(kept, "mine", now=NOW)
+    end(store, one, FAILED)
+    end(store, two, FAILED)
+    resolved(store)
+    assert {HELD} == {store.task(one_of).state for one_of in (child, both, kept)}
+
+    store.retry(one, now=NOW)
+
+    task = store.task(child)
+    assert (WAITING, 1, f"its parent {one} is retried") == (task.state, task.blockers, task.reason)
+    assert HELD is store.task(both).state, "another parent failed"
+    assert CANCELLED is store.task(gone).state
+    assert (HELD, "mine") == (store.task(kept).state, store.task(kept).reason)
+
+    store.retry(two, now=NOW)
+    assert (WAITING, 2) == (store.task(both).state, store.task(both).blockers)
+    store.retry(gone, now=NOW)
+    assert (WAITING, 1) == (store.task(gone).state, store.task(gone).blockers)
+    end(store, one)
+    resolved(store)
+    assert {READY} == {store.task(one_of).state for one_of in (child, gone)}
+
+
+def test_an_operator_lets_a_task_go_on_step_by_step(store: OneByOne) -> None:
+    one = parent(store)
+    child = store.new(after=(one,))
+    store.hold(child, "wait", now=NOW)
+
+    store.release(child, now=NOW)
+    assert WAITING is store.task(child).state, "its parent has not finished"
+    store.release(child, now=NOW)
+    task = store.task(child)
+    assert (READY, 0) == (task.state, task.blockers)
+
+    end(store, one, FAILED)
+    resolved(store)
+    assert READY is store.task(child).state
+
+
+def test_an_operators_release_of_a_task_whose_parent_failed_lets_it_run(store: OneByOne) -> None:
+    one = parent(store)
+    child = store.new(after=(one,))
+    end(store, one, FAILED)
+    resolved(store)
+
+    store.release(child, now=NOW)
+
+    assert READY is store.task(child).state
+
+
+def test_a_run_gets_the_results_of_its_parents(store: OneByOne) -> None:
+    one = parent(store, "a", key="build")
+    two = parent(store, "b")
+    store.new(after=(one,), after_any=(two,), queue="children")
+    (claim,) = store.take("a")
+    store.end(claim)
+    store.cancel(two, "no", now=NOW)
+    resolved(store)
+
+    (claim,) = store.take("children")
+
+    build = {"id": one, "key": "build", "state": "succeeded", "outcome": "succeeded"}
+    other = {"id": two, "key": None, "state": "cancelled", "outcome": None}
+    assert [{**build, "result": None}, {**other, "result": None}] == json.loads(claim.parents or "")
+    assert store.claimed().parents is None
+
+
+def test_a_parent_is_kept_while_a_child_needs_it(store: OneByOne) -> None:
+    one = parent(store)
+    child = store.new(after=(one,), queue="children")
+    end(store, one)
+    resolved(store)
+
+    assert 0 == store.prune(before=later(9), limit=100).tasks
+    end(store, child)
+    store.prune(before=later(9), limit=100)
+    assert store.task(one) is None
+
+
+def test_each_step_is_bounded_and_the_next_goes_on(store: OneByOne) -> None:
+    one = parent(store)
+    children = [store.new(after=(one,)) for _ in range(7)]
+    end(store, one)
+
+    assert [3, 3, 1, 0] == [store.resolve(limit=3, now=NOW) for _ in range(4)]
+
+    assert {READY} == {store.task(child).state for child in children}
+    assert not store.column("awaited", one)
+
+
+def test_the_end_of_a_run_that_others_wait_for_gives_daemons_work(store: OneByOne) -> None:
+    one = parent(store)
+    store.new(after=(one,))
+    (claim,) = store.take("parents")
+    with store.raw.transaction():
+        run = store.raw.take_run(claim.run_uid)
+    assert run is not None
+    assert True is run.awaited
+
+    with store.raw.transaction():
+        store.raw.settle([settlement(claim, awaited=run.awaited)], now=NOW)
+        assert store.raw.announces
+    with store.raw.snapshot():
+        assert NOW == store.raw.next_work("", now=NOW)
+        assert store.raw.has_unfinished()
+
+
+class Oracle:
+    """The same rules over plain values, each applied to everything."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, TaskState] = {}
+        self.rules: dict[int, ParentFailure | None] = {}
+        self.edges: dict[tuple[int, int], tuple[bool, DependencyState]] = {}
+        self.by_parent: set[int] = set()
+
+    def blockers(self, child: int) -> int:
+        own = (state for (one, _), (_, state) in self.edges.items() if one == child)
+        return sum(state is DependencyState.OPEN for state in own)
+
+    def judge(self, child: int, above: int, any_outcome: bool) -> DependencyState:
+        if self.states[above] not in FINISHED:
+            return DependencyState.OPEN
+        good = any_outcome or self.states[above] is SUCCEEDED
+        if good or self.rules[child] is ParentFailure.RUN:
+            return DependencyState.MET
+        return DependencyState.BROKEN
+
+    def is_broken(self, child: int) -> bool:
+        own = (state for (one, _), (_, state) in self.edges.items() if one == child)
+        return DependencyState.BROKEN in own
+
+    def stop(self, child: int) -> None:
+        if self.rules[child] is ParentFailure.CANCEL:
+            self.states[child] = CANCELLED
+        else:
+            self.states[child] = HELD
+            self.by_parent.add(child)
+
+    def submit(self, child: int, parents: dict[int, bool], rule: ParentFailure | None) -> None:
+        self.rules[child] = rule
+        for above, any_outcome in parents.items():
+            state = self.judge(child, above, any_outcome)
+            self.edges[child, above] = any_outcome, state
+        self.states[child] = WAITING if self.blockers(child) else READY
+        if self.is_broken(child):
+            self.stop(child)
+
+    def resolve(self) -> None:
+        while True:
+            decided = set()
+            for (child, above), (any_outcome, state) in self.edges.items():
+                now = self.judge(child, above, any_outcome)
+                if state is DependencyState.OPEN is not now:
+                    self.edges[child, above] = any_outcome, now
+                    decided.add((child, now))
+            for child, now in decided:
+                if self.states[child] is WAITING and now is DependencyState.BROKEN:
+                    self.stop(child)
+            for child, _ in decided:
+                if self.states[child] is WAITING and not self.blockers(child):
+                    self.states[child] = READY
+            if not decided:
+                return
+
+    def go_on(self, task: int) -> None:
+        self.by_parent.discard(task)
+        self.states[task] = WAITING if self.blockers(task) else READY
+
+    def retry(self, task: int) -> None:
+        if self.states[task] not in {FAILED, CANCELLED, HELD}:
+            return
+        self.go_on(task)
+        for (child, above), (any_outcome, state) in self.edges.items():
+            idle = self.states[child] not in {RUNNING, SUCCEEDED}
+            if above == task and state is DependencyState.BROKEN and idle:
+                self.edges[child, above] = any_outcome, DependencyState.OPEN
+                if child in self.by_parent and not self.is_broken(child):
+                    self.by_parent.discard(child)
+                    self.states[child] = WAITING
+
+    def release(self, task: int) -> None:
+        if self.states[task] is HELD:
+            self.go_on(task)
+        elif self.states[task] is WAITING:
+            for (child, above), (any_outcome, state) in self.edges.items():
+                if child == task and state is DependencyState.OPEN:
+                    self.edges[child, above] = any_outcome, DependencyState.MET
+            self.states[task] = READY
+
+    def hold(self, task: int) -> None:
+        if self.states[task] not in FINISHED:
+            self.states[task] = HELD
+            self.by_parent.discard(task)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_worlds_end_as_a_plain_model_says(store: OneByOne, seed: int) -> None:
+    rng, oracle = random.Random(seed), Oracle()
+    ids: list[int] = []
+    for _ in range(250):
+        act = rng.choice(("submit", "submit", "run", "run", "run", "operate", "resolve"))
+        if act == "submit":
+            chosen = rng.sample(ids[-20:], k=min(len(ids), rng.randint(0, 4)))
+            parents = {one: rng.random() < 0.3 for one in chosen}
+            rule = rng.choice(RULES)
+            task_id = store.new(
+                queue=f"q{len(ids)}",
+                after=tuple(one for one in parents if not parents[one]),
+                after_any=tuple(one for one in parents if parents[one]),
+                on_parent_failure=rule,
+            )
+            oracle.submit(task_id, parents, rule)
+            ids.append(task_id)
+        elif act == "run":
+            ready = [one for one in ids if oracle.states[one] is READY]
+            for task_id in rng.sample(ready, k=min(3, len(ready))):
+                oracle.states[task_id] = rng.choice((SUCCEEDED, SUCCEEDED, FAILED))
+                end(store, task_id, oracle.states[task_id])
+        elif act == "operate" and ids:
+            task_id, verb = rng.choice(ids), rng.choice(("cancel", "hold", "release", "retry"))
+            if verb == "cancel":
+                store.cancel(task_id, "why", now=NOW)
+                if oracle.states[task_id] not in FINISHED:
+                    oracle.states[task_id] = CANCELLED
+                    oracle.by_parent.discard(task_id)
+            elif verb == "hold":
+                store.hold(task_id, "why", now=NOW)
+                oracle.hold(task_id)
+            else:
+                getattr(store, verb)(task_id, now=NOW)
+                getattr(oracle, verb)(task_id)
+        else:
+            resolved(store, limit=rng.choice((1, 3, 500)))
+            oracle.resolve()
+            assert oracle.states == store.states()
+    resolved(store)
+    oracle.resolve()
+
+    assert oracle.states == store.states()
+    for task_id in ids:
+        assert (store.task(task_id).blockers or 0) == oracle.blockers(task_id), task_id
+
+
+@SHARED
+def test_a_parent_that_ends_while_its_child_is_submitted_is_not_missed(
+    store: OneByOne, postgres: Postgres, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        sessions = Sessions(postgres, tmp_path / "state", stack)
+        submitter, operator = sessions.open(), sessions.open()
+        one = parent(store)
+
+        with submitter.transaction():
+            (child,) = submitter.submit([new_task(after=(one,))], now=NOW)
+
+            def cancel() -> None:
+                with operator.transaction():
+                    operator.cancel(one, "no", now=NOW)
+
+            cancelled = sessions.waiting(cancel)
+        cancelled.result()
+    resolved(store)
+
+    assert HELD is store.task(child.task_id).state
