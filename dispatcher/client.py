@@ -29,7 +29,7 @@ from dispatcher.words import Accepted, Refused, Renewed
 
 if TYPE_CHECKING:
     from dispatcher.operations.editing import TaskEdits
-    from dispatcher.outlook import IntentResult, Outlook
+    from dispatcher.outlook import IntentResult
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0
@@ -124,8 +124,7 @@ class Client(NodeOperator):
         self._unread.add(submitted)
         return submitted
 
-    # Verbs of operators return the state that the task was in; None if the task does not exist.
-
+    # Verbs of operators return the state that the task was in; None if there is no such task.
     def cancel(self, task_id: int, reason: str = "cancelled by an operator") -> TaskState | None:
         """Cancel an unfinished task; the daemon ends a running one, a local claim ends at once."""
         return self.request(task_id, Intent.CANCEL, reason).was
@@ -175,6 +174,12 @@ class Client(NodeOperator):
         batches = intents.request_each(self.store, self.config, ids, intent, reason, wanted=wanted)
         return [result for results in batches for result in results]
 
+    def answer(self, task_id: int, text: str) -> IntentResult:
+        """Answer a held task, and release it. Raises `NoTask`, `DispatcherError` for another."""
+        from dispatcher.operations import answers  # noqa: PLC0415 - no submit needs it
+
+        return answers.answer(self.store, task_id, text)
+
     def edit(self, task_id: int, **edits: Unpack[TaskEdits]) -> TaskState | None:
         """Change a task that waits or may be retried; a running or succeeded one stays as it is.
 
@@ -184,13 +189,6 @@ class Client(NodeOperator):
         from dispatcher.operations import editing  # noqa: PLC0415 - no submit needs it
 
         return editing.edit(self.store, self.config, task_id, edits)
-
-    def outlook(self, task_id: int) -> Outlook | None:
-        """Return the outcome of a run that is ending and its task's next state; None: none is."""
-        from dispatcher.operations import intents  # noqa: PLC0415 - no submit needs it
-
-        with self.store.snapshot() as now:
-            return intents.outlook_of(self.store, task_id, now)
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
         """Stop claims from a queue; False: it was paused already. Raises `InvalidTask`."""
@@ -258,12 +256,14 @@ class Client(NodeOperator):
         lock: str | None = None,
         progress: float | None = None,
         note: str | None = None,
+        checkpoint: object = None,
     ) -> Renewed | Refused:
         """Renew a lease, by the given lock, this client's own, or `$DISPATCHER_CLAIM_LOCK`.
 
         Raises `NoLock` without any, ValueError for invalid values.
         """
-        return self._claims.heartbeat(task_id, lock, progress, note)
+        facts = {"progress": progress, "note": note, "checkpoint": checkpoint}
+        return self._claims.heartbeat(task_id, lock, **facts)
 
     def complete(
         self, task_id: int, *, lock: str | None = None, result: object = None

@@ -29,6 +29,7 @@ class EventKind(enum.StrEnum):
     HOLD = "hold"
     RETRY = "retry"
     RELEASE = "release"
+    ANSWER = "answer"
     EDIT = "edit"
     PAUSE = "pause"
     RESUME = "resume"

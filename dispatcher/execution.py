@@ -100,6 +100,12 @@ class Claim(Struct, frozen=True, kw_only=True):
     """Whether processes that outlive the leader are reported, not ended."""
     output_to_journald: bool = False
     """Whether its output is also sent to systemd's journal."""
+    previous: str | None = None
+    """How its last run ended, as JSON; None: this is the first."""
+    checkpoint: str | None = None
+    """The last one that a run of it reported: JSON."""
+    answer: str | None = None
+    """A person's answer to the last question, with that, as JSON."""
     parents: str | None = None
     """Its parents with their results, as JSON; None: it has none."""
 

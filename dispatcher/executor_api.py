@@ -260,6 +260,15 @@ def worker_environment(claim: Claim, worker_socket: str) -> dict[str, str]:
         "DISPATCHER_QUEUE": claim.queue,
         "DISPATCHER_LAST_OUTCOME": claim.last_outcome or "",
         **_parents(claim.parents),
+        **{name: text for name, text in _handed_over(claim).items() if text is not None},
+    }
+
+
+def _handed_over(claim: Claim) -> dict[str, str | None]:
+    return {
+        "DISPATCHER_PREVIOUS": claim.previous,
+        "DISPATCHER_CHECKPOINT": claim.checkpoint,
+        "DISPATCHER_ANSWER": claim.answer,
     }
 
 

@@ -6,12 +6,13 @@ from functools import partial
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher import wire, worker_api
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.model import Declared, TaskState
 from dispatcher.times import StoreTime
-from dispatcher.worker_api import WorkerError
+from dispatcher.worker_api import HoldKind, WorkerError
 
 _OPS = ("heartbeat", "succeed", "fail", "defer", "hold")
 
@@ -51,6 +52,8 @@ class Beat(_Message, frozen=True, kw_only=True):
     progress: float | None = None
     """From 0 to 1; None: unchanged."""
     note: str | None = None
+    checkpoint: str | None = None
+    """JSON text for the next run; None: unchanged."""
 
 
 class Note(_Message, frozen=True, kw_only=True):
@@ -70,6 +73,10 @@ class Declaration(_Message, frozen=True, kw_only=True):
     """For `fail`: whether another attempt makes sense."""
     delay_ms: int | None = None
     """For `defer`; None: the configured cool-down."""
+    question: str | None = None
+    """For `hold`: what a person is asked."""
+    kind: HoldKind | None = None
+    """For `hold`: what it waits for."""
 
 
 class Renewed(Struct, frozen=True):
@@ -170,26 +177,36 @@ def parse_request(line: bytes) -> Beat | Declaration:
     match sent:
         case worker_api.Heartbeat():
             return Beat(
-                task_id=sent.task_id, lock=sent.lock, progress=sent.progress, note=sent.note
+                task_id=sent.task_id,
+                lock=sent.lock,
+                progress=sent.progress,
+                note=sent.note,
+                checkpoint=_bounded("checkpoint", sent.checkpoint),
             )
         case worker_api.Succeed():
-            result = bytes(sent.result)
-            if len(result) > worker_api.MAX_RESULT:
-                size = f"{len(result)} bytes are more than {worker_api.MAX_RESULT}"
-                raise ValueError(f"result: {size}; write it to a file and name that")
-            return declared(word=Declared.SUCCEED, result=result.decode() or None)
+            return declared(word=Declared.SUCCEED, result=_bounded("result", sent.result))
         case worker_api.Fail():
             return declared(word=Declared.FAIL, reason=sent.reason, retry=sent.retry)
         case worker_api.Defer():
             delay_ms = None if sent.delay is None else round(sent.delay * 1000)
             return declared(word=Declared.DEFER, delay_ms=delay_ms)
         case worker_api.Hold():
-            return declared(word=Declared.HOLD, reason=sent.reason)
+            asked = declared(word=Declared.HOLD, reason=sent.reason)
+            return replace(asked, question=sent.question, kind=sent.kind)
+
+
+def _bounded(name: str, sent: msgspec.Raw) -> str | None:
+    """Return a part of a message as JSON text; None: it is missing. Raises ValueError."""
+    text = bytes(sent)
+    if len(text) > worker_api.MAX_RESULT:
+        size = f"{len(text)} bytes are more than {worker_api.MAX_RESULT}"
+        raise ValueError(f"{name}: {size}; write it to a file and name that")
+    return text.decode() or None
 
 
 def _refuse_nul(sent: worker_api.AnyRequest) -> None:
     """Raise ValueError for a text with a NUL. In a result, which stays JSON, it is an escape."""
-    for name in ("lock", "note", "reason"):
+    for name in ("lock", "note", "reason", "question"):
         if "\0" in (getattr(sent, name, None) or ""):
             raise ValueError(f"{name}: holds a NUL character, which no database can keep")
 

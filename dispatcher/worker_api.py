@@ -48,8 +48,22 @@ PARENTS = 3
 MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
-#: Bytes of a result, as JSON.
+#: Bytes of a result, and of a checkpoint, as JSON.
 MAX_RESULT = 32 * 1024
+
+#: Characters of a question. With its answer it is a variable of the next run.
+MAX_QUESTION = 16 * 1024
+
+#: Bytes of an answer.
+MAX_ANSWER = 32 * 1024
+
+
+class HoldKind(enum.StrEnum):
+    """What a held task waits for, as its worker declares it."""
+
+    NEEDS_INPUT = "needs_input"
+    CAPABILITY = "capability"
+    APPROVAL = "approval"
 
 
 class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
@@ -64,6 +78,7 @@ class Heartbeat(WorkerRequest, frozen=True, tag="heartbeat"):
 
     progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     note: Text | None = None
+    checkpoint: msgspec.Raw = msgspec.Raw()
 
 
 class Succeed(WorkerRequest, frozen=True, tag="succeed"):
@@ -86,9 +101,11 @@ class Defer(WorkerRequest, frozen=True, tag="defer"):
 
 
 class Hold(WorkerRequest, frozen=True, tag="hold"):
-    """Hold the task for an operator."""
+    """Hold the task for an operator, whose answer the next run finds."""
 
     reason: Text
+    question: Annotated[str, msgspec.Meta(max_length=MAX_QUESTION)] | None = None
+    kind: HoldKind | None = None
 
 
 AnyRequest = Heartbeat | Succeed | Fail | Defer | Hold

@@ -58,6 +58,9 @@ BEGIN
         format('SELECT ON ALL TABLES IN SCHEMA %I TO %I', store, submit),
         format('INSERT ON %I.tasks, %1$I.payloads, %1$I.environments, %1$I.events TO %2$I',
             store, submit),
+        -- Who waits for a task locks it, and marks it as awaited.
+        format('UPDATE (awaited) ON %I.tasks TO %I', store, submit),
+        format('INSERT ON %I.dependencies TO %I', store, submit),
         -- To lock the row of an environment that a task is to have takes a right to update one of
         -- its columns; one that is in use can be neither deleted nor renumbered.
         format('DELETE, UPDATE (id) ON %I.environments TO %I', store, submit),
@@ -68,6 +71,8 @@ BEGIN
         format('INSERT, DELETE ON %I.paused_queues TO %I', store, operate),
         format('UPDATE, DELETE ON %I.nodes TO %I', store, operate),
         format('DELETE ON %I.events TO %I', store, operate),
+        format('UPDATE ON %I.dependencies TO %I', store, operate),
+        format('INSERT, UPDATE ON %I.handovers TO %I', store, operate),
 
         format('INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO %I', store, run),
         format('SELECT ON %I.runs TO %I', store, run),

@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     defer.add_argument("--delay", type=float, metavar="SECONDS")
     hold = verbs.add_parser("hold", help="declare that an operator must act")
     hold.add_argument("--reason", required=True, metavar="TEXT")
+    hold.add_argument("--question", metavar="TEXT")
+    hold.add_argument("--kind", choices=("needs_input", "capability", "approval"))
     bad = verbs.add_parser(
         "misbehave",
         help="misbehave, for tests",
@@ -91,7 +93,7 @@ def _send(options: argparse.Namespace) -> int:
         case "defer":
             worker.defer(options.delay)
         case _:
-            worker.hold(options.reason)
+            worker.hold(options.reason, question=options.question, kind=options.kind)
     return 0
 
 

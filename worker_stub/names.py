@@ -9,6 +9,9 @@ MAX_LINE = 64 * 1024
 #: Characters of a note.
 MAX_TEXT = 4096
 
+#: Bytes of a result, and of a checkpoint, as JSON.
+MAX_RESULT = 32 * 1024
+
 TASK_ID = "DISPATCHER_TASK_ID"
 FENCE = "DISPATCHER_FENCE"
 CLAIM_LOCK = "DISPATCHER_CLAIM_LOCK"

@@ -1,5 +1,6 @@
 """A worker's claim, kept alive and ended: `Worker`, a context manager."""
 
+import json
 import os
 import sys
 import threading
@@ -99,6 +100,15 @@ class Worker:
                 raise ValueError(f"note: {len(note)} characters are more than {names.MAX_TEXT}")
             self._report["note"] = note
 
+    def checkpoint(self, value: object) -> None:
+        """Report with the next heartbeat what the next run of the task finds: any JSON, 32 KiB.
+
+        Raises ValueError for more.
+        """
+        if (size := len(json.dumps(value).encode())) > names.MAX_RESULT:
+            raise ValueError(f"checkpoint: {size} bytes are more than {names.MAX_RESULT}")
+        self._report["checkpoint"] = value
+
     def heartbeat(self, progress: float | None = None, note: str | None = None) -> float:
         """Renew the lease; return the seconds that it lasts now.
 
@@ -125,9 +135,14 @@ class Worker:
         """Declare that it is too early, by so many seconds. Then exit."""
         self._declare({"op": "defer", **({} if delay is None else {"delay": delay})})
 
-    def hold(self, reason: str) -> None:
-        """Declare that an operator must act first. Then exit."""
-        self._declare({"op": "hold", "reason": reason})
+    def hold(self, reason: str, *, question: str | None = None, kind: str | None = None) -> None:
+        """Declare that a person must act first. Then exit.
+
+        The next run finds the question and its answer. `kind`: needs_input, capability, approval.
+        """
+        asked = {"question": question, "kind": kind}
+        given = {name: value for name, value in asked.items() if value is not None}
+        self._declare({"op": "hold", "reason": reason, **given})
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         full = {"lock": self._lock, "task_id": self.task_id, **request}

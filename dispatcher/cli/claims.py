@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
 from dispatcher.cli.configuration import applicable_environment
 from dispatcher.cli.param_types import TaskId, file_names
 from dispatcher.cli.printing import print_json
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.places import SOCKET
 from dispatcher.errors import CommitUnknown, NoLock
 from dispatcher.exit_codes import ExitCode
@@ -86,6 +88,18 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def json_of(option: str, text: str | None) -> msgspec.Raw | None:
+    """Return the JSON of an option as it is; None: it was not given."""
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text.removeprefix("\ufeff"), type=msgspec.Raw)
+    except UNREADABLE as error:
+        raise click.UsageError(
+            f"""{option}: {in_words(error, text=text)}; write for example: '{{"rows": 3}}'"""
+        ) from error
 
 
 def report_to_daemon(

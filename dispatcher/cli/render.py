@@ -12,6 +12,7 @@ from dispatcher import nodes
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import end_of
 from dispatcher.execution import LOCAL
+from dispatcher.handover import Handover
 from dispatcher.host.run_output import dropped
 from dispatcher.model import Run, Task
 from dispatcher.submission import FIXED
@@ -100,6 +101,16 @@ def task_with_runs_json(
         **last_run_json(runs[-1] if runs else None, calendar.now),
         "payload": _json_value(task.payload),
         "runs": runs_json,
+    }
+
+
+def handover_json(left: Handover | None) -> dict[str, Any]:
+    """Return what a task's last runs left for the next one."""
+    return {
+        "checkpoint": left and _json_value(left.checkpoint),
+        "question": left and left.question,
+        "question_kind": left and left.kind,
+        "answer": left and left.answer,
     }
 
 

@@ -28,6 +28,8 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "retry": Verb("Make failed, cancelled or held tasks ready again.", changes=True),
         "hold": Verb("Park tasks until they are released.", changes=True),
         "release": Verb("Make held tasks ready again.", changes=True),
+        "inbox": Verb("List what waits for people: held tasks and their questions."),
+        "answer": Verb("Answer a held task's question, and release the task.", changes=True),
     },
     "Queues": {
         "pause": Verb("Stop all claims from queues.", changes=True),

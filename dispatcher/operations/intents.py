@@ -24,6 +24,12 @@ def request(store: Store, task_id: int, word: Intent | str, why: str | None) -> 
     return result
 
 
+def written(store: Store, task_id: int, intent: Intent, now: StoreTime) -> IntentResult:
+    """Write an intent in an open transaction, and return its result."""
+    (result,) = _Intended(store, intent, None).write([task_id])(now)
+    return result
+
+
 def request_each(
     store: Store,
     config: Config,

@@ -72,10 +72,8 @@ class LocalClaims:
         remedy = "see `dispatcher show`; otherwise it is `lost` when its lease expires"
         commits.change(self._store, release, remedy=remedy)
 
-    def heartbeat(
-        self, task_id: int, lock: str | None, progress: float | None, note: str | None
-    ) -> Renewed | Refused:
-        beat = self._request("heartbeat", task_id, lock, progress=progress, note=note)
+    def heartbeat(self, task_id: int, lock: str | None, **facts: object) -> Renewed | Refused:
+        beat = self._request("heartbeat", task_id, lock, **facts)
         assert isinstance(beat, Beat)
         return commits.change(
             self._store,

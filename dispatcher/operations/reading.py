@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.dependency import Dependency
+from dispatcher.handover import Handover
 from dispatcher.model import Outcome, Run, Task, TaskFilter, TaskState
 from dispatcher.operations import tasks as operations
 from dispatcher.store.api import Store
@@ -16,6 +17,8 @@ from dispatcher.store.search import each_task
 if TYPE_CHECKING:
     from dispatcher.nodes import NodeView
     from dispatcher.obstacles import Standing
+    from dispatcher.operations.answers import Waiting
+    from dispatcher.outlook import Outlook
     from dispatcher.overview import Status
 
 
@@ -43,6 +46,24 @@ class Reader:
         """Return at most `limit` dependencies of other tasks on this one, lowest ids first."""
         with self.store.snapshot():
             return self.store.children(task_id, limit=limit)
+
+    def outlook(self, task_id: int) -> Outlook | None:
+        """Return the outcome of a run that is ending and its task's next state; None: none is."""
+        from dispatcher.operations import intents  # noqa: PLC0415 - no submit needs it
+
+        with self.store.snapshot() as now:
+            return intents.outlook_of(self.store, task_id, now)
+
+    def handover(self, task_id: int) -> Handover | None:
+        """Return what a task's last runs left for the next one; None: nothing."""
+        with self.store.snapshot():
+            return self.store.handovers([task_id]).get(task_id)
+
+    def inbox(self, *, queue: str | None = None, limit: int = 50) -> list[Waiting]:
+        """Return at most `limit` held tasks with what their last runs left: questions first."""
+        from dispatcher.operations import answers  # noqa: PLC0415 - no submit needs it
+
+        return answers.inbox(self.store, queue=queue, limit=limit)
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         """Return how many tasks are in each state, by queue."""

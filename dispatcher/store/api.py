@@ -25,6 +25,7 @@ from dispatcher.execution import (
     Settlement,
     StartedRun,
 )
+from dispatcher.handover import Handover
 from dispatcher.history import History, Postponed
 from dispatcher.model import (
     FINISHED,
@@ -182,6 +183,9 @@ class ReaderStore(Transactions, Protocol):
 
     def children(self, task_id: int, *, limit: int) -> list[Dependency]:
         """Return at most `limit` dependencies of others on a task, lowest id first."""
+
+    def handovers(self, task_ids: Collection[int]) -> dict[int, Handover]:
+        """Return what the last runs of tasks left for the next ones, for those that left any."""
 
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first; lease and beats of the open one are current."""
@@ -341,7 +345,8 @@ class WorkerStore(Transactions, Protocol):
         Requires the current lock of a run that is not ending; a local claim must also be before its
         deadline. Otherwise writes nothing and answers `not_owner` (wrong lock, ending, or past the
         deadline), `superseded` (an earlier run's lock while a newer one runs), `not_running` or
-        `unknown_task`. A changed progress or note also stamps `progressed_at`.
+        `unknown_task`. A changed progress or note also stamps `progressed_at`. A checkpoint is kept
+        for the next run.
         """
 
     def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
@@ -354,7 +359,7 @@ class WorkerStore(Transactions, Protocol):
         """Record a worker's declared outcome, guarded like a heartbeat.
 
         A repetition with the run's lock is accepted, even after the settle, as its reply may have
-        been lost. A different declaration is `already_declared`.
+        been lost. A different declaration is `already_declared`. A question is kept for an answer.
         """
 
     def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
@@ -413,6 +418,9 @@ class OperatorStore(ReaderStore, Protocol):
 
     def lock_for_edit(self, task_ids: Collection[int], queue: str | None) -> None:
         """Lock tasks as `lock_rows` does, before they are read for `edit`; with their new queue."""
+
+    def answer(self, task_id: int, text: str, *, now: StoreTime) -> None:
+        """Keep a person's answer to a task's question, in the place of an earlier one."""
 
     def lock_for_retry(self, task_ids: Collection[int]) -> None:
         """Lock tasks as `lock_rows` does, with those that wait for them again once they go on."""

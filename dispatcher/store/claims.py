@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from dispatcher.execution import Claim, Claims
+from dispatcher.handover import NOTHING, Previous
 from dispatcher.model import Outcome
 from dispatcher.store import moves
 from dispatcher.store.engine import Dialect, Engine, Values
@@ -154,7 +155,8 @@ def _opened(
     if not planned:
         return Claims()
     repeated = [{"task_id": ready.task_id} for ready, _ in planned if ready.fence]
-    outcomes, outputs = _earlier_runs(engine, repeated, owner)
+    before = _before(engine, repeated, owner)
+    outputs = _earlier_outputs(engine, repeated, owner)
     parents = _parents(engine, [ready for ready, _ in planned if ready.blockers is not None])
     runs = [values for _, values in planned]
     moves.make_later(engine, moves.CLAIM, runs, who=owner, now=now)
@@ -164,7 +166,10 @@ def _opened(
         Claim(
             run_id=ids[values["uid"]],
             run_uid=RunUid(values["uid"]),
-            last_outcome=outcomes.get(ready.task_id),
+            last_outcome=(known := before.get(ready.task_id, NOTHING)).outcome,
+            previous=known.run,
+            checkpoint=known.checkpoint,
+            answer=known.answer,
             earlier_output_paths=tuple(outputs.get(ready.task_id, ())),
             kill_mode=ready.kill_mode or KillMode.TREE,
             reports_leftovers="leftovers" in ready.rules,
@@ -175,6 +180,15 @@ def _opened(
         )
         for ready, values in planned
     )
+
+
+def _before(engine: Engine, tasks: Sequence[Values], owner: str) -> dict[int, Previous]:
+    """Return, by task, what its last run left for the next one."""
+    if not tasks:
+        return {}
+    from dispatcher.store import handovers  # noqa: PLC0415 - few commands claim
+
+    return handovers.previous(engine, tasks, owner)
 
 
 def _parents(engine: Engine, tasks: Sequence[Ready]) -> dict[int, str]:
@@ -192,19 +206,12 @@ def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> b
     return engine.change(sql.BEGIN_ENDING, values) > 0
 
 
-def _earlier_runs(
-    engine: Engine, tasks: Sequence[Values], owner: str
-) -> tuple[dict[int, Outcome], dict[int, list[str]]]:
-    """Return last outcomes by task, and the outputs of this owner's runs that may be alive."""
+def _earlier_outputs(engine: Engine, tasks: Sequence[Values], owner: str) -> dict[int, list[str]]:
+    """Return, by task, the outputs of this owner's runs that may be alive."""
     if not tasks:
-        return {}, {}
-    values = {"given": rows_of(tasks), "owner": owner}
-    outcomes = {
-        task_id: Outcome(outcome)
-        for task_id, outcome in engine.rows(sql.LAST_OUTCOMES, values)
-        if outcome
-    }
+        return {}
     outputs: dict[int, list[str]] = {}
+    values = {"given": rows_of(tasks), "owner": owner}
     for task_id, path in engine.rows(sql.EARLIER_OUTPUTS, values):
         outputs.setdefault(task_id, []).append(path)
-    return outcomes, outputs
+    return outputs

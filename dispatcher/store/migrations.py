@@ -622,9 +622,26 @@ CREATE TABLE dependencies (
     PRIMARY KEY (task_id, parent_id),
     CHECK (state = 'open' OR state = 'met' OR state = 'broken')
 );
-CREATE INDEX dependencies_of_parent ON dependencies (parent_id, state);
+CREATE INDEX dependencies_of_parent ON dependencies (parent_id, task_id);
+CREATE INDEX dependencies_open ON dependencies (parent_id, task_id) WHERE state = 'open';
 """
 
+
+_HANDOVERS = """
+CREATE TABLE handovers (
+    task_id BIGINT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
+    checkpoint TEXT,
+    checkpoint_at BIGINT,
+    question TEXT,
+    kind TEXT,
+    asked_at BIGINT,
+    answer TEXT,
+    answered_at BIGINT,
+    answered_by TEXT,
+
+    CHECK (kind = 'needs_input' OR kind = 'capability' OR kind = 'approval')
+);
+"""
 
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
@@ -647,6 +664,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _EVENTS,
     _COUNTS,
     (_WAITING_ON_SQLITE + _DEPENDENCIES, _WAITING_ON_A_SERVER + _DEPENDENCIES),
+    _HANDOVERS,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

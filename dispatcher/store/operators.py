@@ -84,6 +84,13 @@ class SqlOperator(SqlPruner):
             self._intend(run, Intent.RELEASE, "released by operator", now)
         return state
 
+    def answer(self, task_id: int, text: str, *, now: StoreTime) -> None:
+        from dispatcher.store import handovers  # noqa: PLC0415 - for answers alone
+
+        refuse_nul({"answer": text})
+        handovers.answer(self.engine, task_id, text, by=self._who, now=now)
+        self._record(EventKind.ANSWER, now=now, task_id=task_id)
+
     def lock_for_retry(self, task_ids: Collection[int]) -> None:
         children: list[int] = []
         if self.engine.dialect.shared:

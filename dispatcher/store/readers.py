@@ -9,6 +9,7 @@ from dispatcher.dependency import Dependency
 from dispatcher.environment import Environment
 from dispatcher.events import Ledger, StoreEvent, in_order, is_doubled
 from dispatcher.execution import OpenRun
+from dispatcher.handover import Handover
 from dispatcher.model import (
     FINISHED,
     Leases,
@@ -112,6 +113,11 @@ class SqlReader(SqlTransactions):
         from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
 
         return dependencies.children(self.engine, task_id, limit)
+
+    def handovers(self, task_ids: Collection[int]) -> dict[int, Handover]:
+        from dispatcher.store import handovers  # noqa: PLC0415 - few tasks leave anything
+
+        return handovers.handovers(self.engine, task_ids)
 
     def runs(self, task_id: int) -> list[Run]:
         return [run_from(row) for row in self.engine.rows(sql.RUNS, {"task_id": task_id})]

@@ -29,6 +29,7 @@ from dispatcher.execution import (
     OpenRun,
     RetryPolicy,
 )
+from dispatcher.handover import Handover
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
 from dispatcher.new_task import is_rule
 from dispatcher.nodes import Requiring
@@ -179,6 +180,10 @@ def environment_from(text: object) -> Environment | None:
         return _environment_from(text)
     except (*UNREADABLE, TypeError):
         return None
+
+
+def handover_from(row: Row) -> Handover:
+    return _value_and_damage(Handover, row)[0]
 
 
 def dependency_from(row: Row) -> Dependency:

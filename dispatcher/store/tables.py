@@ -166,7 +166,23 @@ CREATE TABLE dependencies (
     PRIMARY KEY (task_id, parent_id),
     CHECK (state = 'open' OR state = 'met' OR state = 'broken')
 );
-CREATE INDEX dependencies_of_parent ON dependencies (parent_id, state);
+CREATE INDEX dependencies_of_parent ON dependencies (parent_id, task_id);
+CREATE INDEX dependencies_open ON dependencies (parent_id, task_id) WHERE state = 'open';
+
+-- What a run leaves for the next one of its task, with the answer to its question.
+CREATE TABLE handovers (
+    task_id BIGINT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
+    checkpoint TEXT,
+    checkpoint_at BIGINT,
+    question TEXT,
+    kind TEXT,
+    asked_at BIGINT,
+    answer TEXT,
+    answered_at BIGINT,
+    answered_by TEXT,
+
+    CHECK (kind = 'needs_input' OR kind = 'capability' OR kind = 'approval')
+);
 
 -- A run is open until it has an outcome. An open one holds the claim: its lock and its lease.
 CREATE TABLE runs (

@@ -35,9 +35,14 @@ class SqlWorker(SqlTransactions):
             {"task_id": one.task_id, "lock": one.lock, "progress": one.progress, "note": one.note}
             for one in beats.values()
         ]
+        left = [(one.task_id, one.checkpoint) for one in beats.values() if one.checkpoint]
         expiries: dict[int, StoreTime] = dict(
             self.engine.rows(sql.HEARTBEAT, {"given": rows_of(rows), "now": now})
         )
+        if kept := [(task_id, text) for task_id, text in left if task_id in expiries]:
+            from dispatcher.store import handovers  # noqa: PLC0415 - few workers leave any
+
+            handovers.keep_checkpoints(self.engine, kept, now)
         return {
             place: Renewed(expiries[one.task_id])
             if one.task_id in expiries
@@ -54,9 +59,13 @@ class SqlWorker(SqlTransactions):
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         values = declaration_parameters(declaration, now)
         if self._announce(self.engine.change(sql.DECLARE, values) > 0):
+            if declaration.question is not None or declaration.kind is not None:
+                from dispatcher.store import handovers  # noqa: PLC0415 - few workers ask
+
+                handovers.ask(self.engine, declaration, now)
             return Accepted()
         for word, reason, delay_ms, retry, result in self.engine.rows(sql.DECLARED, values):
-            before = replace(
+            before = replace(  # a question is kept once
                 declaration,
                 word=Declared(word),
                 reason=reason,

@@ -98,11 +98,11 @@ class Reaper:
     def _may_expire(self, at: Instant) -> bool:
         """Return whether the lease of a worker may have expired by now.
 
-        A lease that was found is never shortened, and one that came since is not over before a new
-        search. Each search looks at all open runs of this node.
+        A lease that was found is shortened by hand alone, and one that came since is not over
+        before a new search. Each search looks at all open runs of this node.
         """
-        search_at = self._searched_at + self._memory.live.shortest_lease / 4
-        return self.expiry.is_due(at) or at >= search_at
+        interval = min(self._memory.live.shortest_lease / 4, self._memory.settings.reap_interval)
+        return self.expiry.is_due(at) or at >= self._searched_at + interval
 
     def _is_retrying(self, run: OpenRun, at: Instant) -> bool:
         """Return whether its worker sent a heartbeat to a busy store, and may send it again."""

@@ -38,6 +38,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "submitted_from": ((1,), {}),
     "environment": ((1,), {}),
     "environment_size": ((1,), {}),
+    "handovers": (([1],), {}),
     "lock_free": ((Rows(tasks=[1]),), {"node": NODE}),
     "lock_holder": ((Held(),), {"node": NODE}),
     "missing_parents": (([new_task(after=(7,))],), {}),
@@ -354,6 +355,7 @@ CASES = [
     Case(
         *("lock_for_edit", "a task", False, ready), lambda s, t: s.lock_for_edit([t], "elsewhere")
     ),
+    Case("answer", "a task", False, held, lambda s, t: s.answer(t, "yes", now=NOW)),
     Case("lock_for_retry", "a task", False, failed, lambda s, t: s.lock_for_retry([t])),
     Case("resolve", "nothing", False, running, lambda s, _: s.resolve(limit=1, now=NOW)),
     Case("resolve", "an end", True, ended_parent, lambda s, _: s.resolve(limit=1, now=NOW)),

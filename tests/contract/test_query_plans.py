@@ -11,7 +11,9 @@ from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import (
     claims,
+    dependencies,
     events,
+    handovers,
     locks,
     moves,
     nodes,
@@ -95,7 +97,15 @@ PLANS = [
     (readers.LEASES, {}, ["runs_"]),
     (claims.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
     (claims.BEGIN_ENDING, {"uid": "u", "ending": "lost", "reason": "x"}, ["(uid=?)"]),
-    (claims.LAST_OUTCOMES, {"given": ONE}, ["(task_id=?)"]),
+    (handovers.PREVIOUS, {"given": ONE}, ["(task_id=?"]),
+    (handovers.HANDOVERS, {"given": ONE}, ["(task_id=?)"]),
+    (dependencies.ENDED, {"limit": 1}, ["tasks_awaited"]),
+    (dependencies.OPEN, {"given": ONE, "limit": 1}, ["dependencies_open", "PRIMARY KEY"]),
+    (dependencies.PARENTS_OF, {"given": ONE, "limit": 1}, ["(task_id=?)", "PRIMARY KEY"]),
+    (dependencies.CHILDREN_OF, {"id": 1, "limit": 1}, ["dependencies_of_parent"]),
+    (dependencies.RESULTS, {"given": ONE}, ["(task_id=?)", "PRIMARY KEY"]),
+    (dependencies.KNOWN, {"given": ONE}, ["PRIMARY KEY", "tasks_key"]),
+    (dependencies.BROKEN, {"id": 1}, ["dependencies_of_parent", "PRIMARY KEY"]),
     (claims.EARLIER_OUTPUTS, {"given": ONE, "owner": "n"}, ["(task_id=?)"]),
     *((move.statement, {"given": ONE, "now": 1}, ["PRIMARY KEY"]) for move in moves.MOVES),
     *(
@@ -180,6 +190,7 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {text}", values)]
 
     tables = (" tasks", " runs", " events", " bulk_parts", " environments")
+    tables += (" dependencies", " handovers")
     steps = [step for step in plan if any(table in step for table in tables)]
     assert [step for step in steps if "USING" not in step] == [], plan
     assert [index for index in used if not any(index in step for step in steps)] == [], plan

@@ -42,6 +42,15 @@ def edited(store: OneByOne) -> bool:
     return bool(store.edit(task, replace(task, priority=5), now=NOW))
 
 
+def retried_parent(store: OneByOne) -> None:
+    child = store.new(after=(1,))
+    store.cancel(1, "why", now=NOW)
+    store.resolve(limit=9, now=NOW)
+    store.lock_for_retry([1])
+    store.retry(1, now=NOW)
+    store.release(child, now=NOW)
+
+
 def in_one(store: OneByOne, statement: str, values: dict[str, object] | None = None) -> Any:
     with store.raw.transaction():
         return store.sql(statement, values)
@@ -70,6 +79,7 @@ SUBMITS: dict[str, Callable[[OneByOne], Any]] = {
     "with an environment": lambda store: store.new(environment=ENVIRONMENT),
     "with one that is there": lambda store: [store.new(environment=ENVIRONMENT) for _ in "12"],
     "with a used key and one": lambda store: store.new(key="used", environment=ENVIRONMENT),
+    "after others": lambda store: store.new(after=(1, 3), after_any=(2,)),
     "in bulk": in_bulk,
     "continue_silent": lambda store: store.continue_silent(now=later(10**8)),
 }
@@ -79,6 +89,8 @@ OPERATES: dict[str, Callable[[OneByOne], Any]] = {
     "hold": lambda store: store.hold(1, "why", now=NOW),
     "release": lambda store: store.release(2, now=NOW),
     "retry": lambda store: store.retry(2, now=NOW),
+    "retry a parent": retried_parent,
+    "answer": lambda store: store.answer(2, "yes", now=NOW),
     "end a run": lambda store: store.cancel(4, "why", now=NOW),
     "pause": lambda store: store.pause("default", "why", now=NOW),
     "resume": lambda store: store.resume("default", now=NOW),
@@ -119,6 +131,8 @@ REFUSED = {
         "INSERT INTO runs DEFAULT VALUES",
         "UPDATE meta SET value = ''",
         "UPDATE environments SET variables = ''",
+        "UPDATE dependencies SET state = 'met'",
+        "INSERT INTO handovers (task_id) VALUES (1)",
         "DELETE FROM nodes",
         "DELETE FROM events",
         *OWNS,

@@ -199,6 +199,7 @@ def test_list_as_json_is_show_without_runs_and_payload(command: Command) -> None
 
     assert "daemon_not_running" == listed.pop("obstacle")
     more = {"environment", "payload", "events", "runs", "parents", "children"}
+    more |= {"checkpoint", "question", "question_kind", "answer"}
     assert {*listed, *more} == set(shown)
     assert listed.items() <= shown.items()
 

@@ -1,12 +1,16 @@
 """`dispatcher complete`: declare that a claimed task succeeded."""
 
 import click
-import msgspec
 
-from dispatcher.cli.claims import claim_options, print_answer, report_to_daemon, usage_errors
+from dispatcher.cli.claims import (
+    claim_options,
+    json_of,
+    print_answer,
+    report_to_daemon,
+    usage_errors,
+)
 from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
-from dispatcher.complaints import UNREADABLE, in_words
 
 
 @click.command(epilog=examples("""dispatcher complete --task 42 --result '{"rows": 3}'"""))
@@ -16,18 +20,9 @@ from dispatcher.complaints import UNREADABLE, in_words
 @config_option
 def command(*, task_id: int, lock: str | None, result: str | None, as_json: bool) -> int:
     """Declare that a claimed task succeeded; same exit codes as `heartbeat`."""
-    raw = None if result is None else _json(result)
+    raw = json_of("--result", result)
     if reported := report_to_daemon("succeed", task_id, lock, result=raw):
         return print_answer(task_id, reported[0], as_json=as_json)
     with open_client() as store, usage_errors():
         answer = store.complete(task_id, lock=lock, result=raw)
     return print_answer(task_id, answer, as_json=as_json)
-
-
-def _json(text: str) -> msgspec.Raw:
-    try:
-        return msgspec.json.decode(text.removeprefix("\ufeff"), type=msgspec.Raw)
-    except UNREADABLE as error:
-        raise click.UsageError(
-            f"""--result: {in_words(error, text=text)}; write for example: '{{"rows": 3}}'"""
-        ) from error

@@ -6,6 +6,7 @@ import click
 
 from dispatcher.cli.claims import (
     claim_options,
+    json_of,
     print_answer,
     report_to_daemon,
     usage_errors,
@@ -27,6 +28,7 @@ from dispatcher.words import Renewed
     "--progress", type=click.FloatRange(0, 1), metavar="0..1", help="Share of the work done."
 )
 @click.option("--note", metavar="TEXT", help="What it is doing.")
+@click.option("--checkpoint", metavar="JSON", help="What the next run of the task finds.")
 @json_option
 @config_option
 def command(
@@ -35,6 +37,7 @@ def command(
     lock: str | None,
     progress: float | None,
     note: str | None,
+    checkpoint: str | None,
     as_json: bool,
 ) -> int:
     """Renew a claim's lease, and print its new expiry.
@@ -42,7 +45,10 @@ def command(
     Exit codes: 0 renewed; 69 the store did not answer, 74 the renewal may or may not be written:
     try again; 79 the claim is no longer yours: stop working on it.
     """
-    reported = report_to_daemon("heartbeat", task_id, lock, progress=progress, note=note)
+    left = json_of("--checkpoint", checkpoint)
+    reported = report_to_daemon(
+        "heartbeat", task_id, lock, progress=progress, note=note, checkpoint=left
+    )
     if reported is not None:
         answer, calendar = reported
         lease_ttl_ms = _lease_of_this_run(task_id)
@@ -50,7 +56,9 @@ def command(
         with open_client() as store:
             calendar = store.calendar()
             with usage_errors():
-                answer = store.heartbeat(task_id, lock=lock, progress=progress, note=note)
+                answer = store.heartbeat(
+                    task_id, lock=lock, progress=progress, note=note, checkpoint=left
+                )
             task = store.task(task_id, payload=False)
             lease_ttl_ms = 0 if task is None else task.lease_ttl_ms
     if isinstance(answer, Renewed):

@@ -20,6 +20,7 @@ from dispatcher.cli.sources import is_here
 from dispatcher.client import Client
 from dispatcher.errors import NoTask
 from dispatcher.events import StoreEvent
+from dispatcher.handover import Handover
 from dispatcher.host.run_output import dropped
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.operations.tasks import submitters_variables
@@ -80,6 +81,7 @@ def _as_json(store: Client, task_id: int) -> dict[str, Any]:
     most = kin.MOST_IN_JSON
     last = {
         **kin.as_json(store.parents(task_id, limit=most), store.children(task_id, limit=most)),
+        **render.handover_json(store.handover(task_id)),
         "environment": submitters_variables(store.store, task),
         "events": [event_text.event_json(one, calendar) for one in _events(store, task_id)],
         "runs": shown.pop("runs"),
@@ -96,7 +98,8 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     task, runs, calendar = _task(store, task_id), store.runs(task_id), store.calendar()
     date = partial(render.time, calendar=calendar, absolute=absolute)
     variables = submitters_variables(store.store, task)
-    _print_task(task, runs[-1] if runs else None, date, variables, _kin(store, task))
+    facts = {**_kin(store, task), **_handover(store.handover(task_id))}
+    _print_task(task, runs[-1] if runs else None, date, variables, facts)
     hosts = {one.node.id: one.name for one in store.nodes()}
     if runs:
         _print_runs(runs, date, calendar.now, store.config.output.run_budget, hosts)
@@ -117,12 +120,24 @@ def _kin(store: Client, task: Task) -> dict[str, str]:
     }
 
 
+def _handover(left: Handover | None) -> dict[str, str | None]:
+    """Return what a task's last runs left for the next one, as facts of it."""
+    if left is None:
+        return {}
+    asks = left.question and f"{left.kind or 'question'}: {left.question}"
+    return {
+        "asks": render.short(asks),
+        "answer": render.short(left.answer),
+        "checkpoint": render.short(left.checkpoint),
+    }
+
+
 def _print_task(
     task: Task,
     last: Run | None,
     date: _Date,
     environment: list[str] | None,
-    relatives: Mapping[str, str],
+    more: Mapping[str, str | None],
 ) -> None:
     due = task.run_at if task.state is TaskState.SCHEDULED else None
     facts = {
@@ -132,7 +147,7 @@ def _print_task(
         "attempts": f"{task.attempts_used} of {task.max_attempts} used",
         "submitted": date(task.created_at),
         "due": date(due),
-        **relatives,
+        **more,
         "time-outs": task_limits.timeouts_text(task),
         "fails": date(task.fails_at),
         "ended by": task_limits.kill_text(task),

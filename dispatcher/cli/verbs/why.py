@@ -17,6 +17,7 @@ from dispatcher.config.settings import LeasesSection
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import NoTask
 from dispatcher.execution import KILL_GRACE_MS, LOCAL
+from dispatcher.handover import Handover
 from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.nodes import NodeView
@@ -63,7 +64,8 @@ def _explained(store: Client, task_id: int, status: Standing) -> tuple[list[str]
         raise NoTask(task_id)
     before = _before(store, task)
     parents = () if task.blockers is None else store.parents(task.id)
-    waits = [*kin.waits(task, parents)]
+    asks = () if task.state is not TaskState.HELD else _asks(store.handover(task_id), task_id)
+    waits = [*asks, *kin.waits(task, parents)]
     because = list(
         explain(task, runs, status, ahead, store.config.leases, before=before, waits=waits)
     )
@@ -85,6 +87,13 @@ def _explained(store: Client, task_id: int, status: Standing) -> tuple[list[str]
         "obstacles": obstacles,
         "because": because,
     }
+
+
+def _asks(left: Handover | None, task_id: int) -> Iterator[str]:
+    """Yield the question of a held task, and how it is answered."""
+    if left is not None and left.question is not None and left.answer is None:
+        yield f"it asks: {left.question}"
+        yield f"dispatcher answer {task_id} TEXT answers that, and releases it"
 
 
 def _before(store: Client, task: Task) -> int:

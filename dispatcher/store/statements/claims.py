@@ -46,12 +46,6 @@ ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tas
 READY_TASK = f"""{_READY}AND id = :task_id FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
-LAST_OUTCOMES = f"""
-SELECT given.task_id, (SELECT outcome FROM runs WHERE runs.task_id = given.task_id
-    ORDER BY runs.fence DESC LIMIT 1)
-FROM {given("task_id")}
-"""
-
 # Without runs that had no process, and those whose leftovers may go on.
 EARLIER_OUTPUTS = f"""
 SELECT runs.task_id, output_path FROM {given("task_id")} JOIN runs ON runs.task_id = given.task_id

@@ -41,7 +41,7 @@ SELECT id, state FROM tasks WHERE {ENDED_PARENTS}
 ORDER BY id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
-# A task that others have locked is left for later.
+# In any order: no parent of very many is sorted. A task that others have locked is left for later.
 OPEN: Final = f"""
 SELECT dependencies.task_id, dependencies.parent_id, dependencies.any_outcome, parents.state,
     tasks.on_parent_failure
@@ -49,7 +49,7 @@ FROM {given("id")} JOIN dependencies ON dependencies.parent_id = given.id
     AND dependencies.state = 'open'
     JOIN tasks AS parents ON parents.id = given.id
     JOIN tasks ON tasks.id = dependencies.task_id
-ORDER BY dependencies.task_id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
+LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
 DECIDE: Final = f"""
@@ -78,7 +78,7 @@ BROKEN: Final = """
 SELECT tasks.id FROM tasks JOIN dependencies ON dependencies.task_id = tasks.id
 WHERE dependencies.parent_id = :id AND dependencies.state = 'broken'
     AND tasks.state <> 'running' AND tasks.state <> 'succeeded'
-ORDER BY tasks.id FOR NO KEY UPDATE OF tasks
+ORDER BY dependencies.task_id FOR NO KEY UPDATE OF tasks
 """
 
 BROKEN_OF: Final = f"""
