@@ -147,7 +147,7 @@ class Hammer:
         with suppress(QueuePaused):
             claim = hand.claim(rng.choice(QUEUES), None, 200)
             if claim is not None and rng.random() < 0.7:
-                hand.heartbeat(claim.task_id, None, None, "by hand")
+                hand.heartbeat(claim.task_id, None, note="by hand")
                 hand.declare("succeed", claim.task_id, None)
 
     def pruned(self, store: SqlStore, ids: list[int]) -> None:

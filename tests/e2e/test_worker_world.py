@@ -234,7 +234,10 @@ def test_r28_r31_a_clean_worker_gets_only_its_claim_and_the_allowed_variables(
             "DISPATCHER_QUEUE": "reports",
             "DISPATCHER_LAST_OUTCOME": ["", "failed"][attempt - 1],
         }
-        assert {**inherited, **PASSED, **mine, **claim} == _environment(world, attempt)
+        found = _environment(world, attempt)
+        previous = json.loads(found.pop("DISPATCHER_PREVIOUS", "null"))
+        assert {**inherited, **PASSED, **mine, **claim} == found
+        assert [None, "failed"][attempt - 1] == (previous and previous["outcome"])
 
 
 def _environment(world: World, attempt: int) -> Mapping[str, str]:
