@@ -4,7 +4,7 @@ The end of a task is passed on to those that wait for it by `resolve`, in bounde
 may be the parent of very many.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -74,11 +74,10 @@ def parents_of(engine: Engine, tasks: Sequence[NewTask], *, locks: bool = True) 
     return KnownParents(states=states, ids=ids)
 
 
-def wait_of(task: NewTask, known: KnownParents, tasks: Iterable[NewTask]) -> Wait:
-    """Return for what a new task waits; `tasks` are all that are submitted with it."""
+def wait_of(task: NewTask, known: KnownParents, missing: Collection[int | TaskKey]) -> Wait:
+    """Return for what a new task waits; parents that are not `missing` exist, or come with it."""
     if not (task.after or task.after_any):
         return NO_WAIT
-    missing = {*known.missing(tasks)}
     broken = None
     open_ones = 0
     for parent, any_outcome in _named(task).items():

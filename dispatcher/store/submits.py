@@ -58,7 +58,8 @@ class SqlSubmitter(SqlTransactions):
         from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
 
         parents = dependencies.parents_of(self.engine, tasks)
-        waits = [dependencies.wait_of(task, parents, tasks) for task in tasks]
+        missing = {*parents.missing(tasks)}
+        waits = [dependencies.wait_of(task, parents, missing) for task in tasks]
         answers = self._made(tasks, waits, who, now)
         made = {one.task_id: task for task, one in zip(tasks, answers, strict=True) if one.created}
         dependencies.link(self.engine, made, parents)
