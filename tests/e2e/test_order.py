@@ -141,6 +141,8 @@ def test_operators_see_who_waits_for_whom(world: World) -> None:
     assert [f"{first} ready  false", f"  {second} waiting  true"] == tree[:2]
     assert tree[2] == f"    {third} waiting  true"
 
+    world.cli("release", "--queue", "default")
+    assert ["ready", "waiting", "waiting"] == states(world), "a filter takes none that waits"
     with world.daemon("--drain") as daemon:
         daemon.wait()
 
