@@ -510,12 +510,12 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def next_due(self) -> StoreTime | None:
         """Return the earliest `run_at` of a scheduled task."""
 
-    def resolve(self, *, limit: int, now: StoreTime) -> int:
-        """Pass the end of tasks on to those that wait for them; return how many dependencies ended.
+    def resolve(self, *, limit: int, now: StoreTime) -> bool:
+        """Pass the end of tasks on to those that wait for them; return whether to do so again.
 
-        At most `limit`. A task goes on once all its parents have succeeded, or finished where that
-        is enough; once one has not, it is held or cancelled, as its submit said. Tasks that others
-        have locked are left for later.
+        At most `limit` dependencies end. A task goes on once all its parents have succeeded, or
+        finished where that is enough; once one has not, it is held or cancelled, as its submit
+        said. Tasks that others have locked are left for later.
         """
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:

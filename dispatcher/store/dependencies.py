@@ -5,6 +5,7 @@ may be the parent of very many.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -80,81 +81,106 @@ def wait_of(task: NewTask, known: KnownParents, missing: Collection[int | TaskKe
         return NO_WAIT
     broken = None
     open_ones = 0
-    for parent, any_outcome in _named(task).items():
-        parent_id = known.id_of(parent)
+    for parent, any_outcome in _named(task, known).items():
         if parent in missing:
             broken = broken or f"{_text(parent)} does not exist"
-        elif parent_id is None or known.states[parent_id] not in FINISHED:
+        elif isinstance(parent, TaskKey) or known.states[parent] not in FINISHED:
             open_ones += 1
-        elif _state(known.states[parent_id], any_outcome, task.on_parent_failure) is _BROKEN:
-            broken = broken or _why(parent_id, known.states[parent_id])
+        elif _state(known.states[parent], any_outcome, task.on_parent_failure) is _BROKEN:
+            broken = broken or _why(parent, known.states[parent])
     runs = task.on_parent_failure is ParentFailure.RUN
     return Wait(open_ones, None if runs else broken)
 
 
-def link(engine: Engine, created: Mapping[int, NewTask], known: KnownParents) -> None:
-    """Add the dependencies of tasks just created, given by id; they may be among each other's."""
+def link(
+    engine: Engine,
+    created: Mapping[int, NewTask],
+    known: KnownParents,
+    missing: Collection[int | TaskKey],
+) -> bool:
+    """Add the dependencies of tasks just created, given by id; they may be among each other's.
+
+    Returns whether one waits for a parent that may have finished: then `resolve` has to find out.
+    """
     ids = {**known.ids}
     ids |= {TaskKey(one.queue, one.key): task_id for task_id, one in created.items() if one.key}
-    rows = []
+    named = {task_id: _named(task, known) for task_id, task in created.items()}
+    late = _made_meanwhile(engine, {*chain(*named.values())} - ids.keys() - {*missing})
+    ids |= late
+    rows = {}
     for task_id, task in created.items():
-        for parent, any_outcome in _named(task).items():
+        for parent, any_outcome in named[task_id].items():
             parent_id = ids.get(parent) if isinstance(parent, TaskKey) else parent
             if parent_id is None:
                 continue
             state = _OPEN
             if parent_id in known.states:
                 state = _state(known.states[parent_id], any_outcome, task.on_parent_failure)
-            elif parent_id not in created:
+            elif parent in missing:
                 state = _MET if task.on_parent_failure is ParentFailure.RUN else _BROKEN
             row = {"task_id": task_id, "parent_id": parent_id, "state": state.value}
-            rows.append({**row, "any_outcome": any_outcome})
+            rows[task_id, parent_id] = {**row, "any_outcome": any_outcome}
     if rows:
-        engine.change(sql.LINK, {"given": rows_of(rows)})
-        awaited = {row["parent_id"] for row in rows if row["state"] == _OPEN.value}
+        engine.change(sql.LINK, {"given": rows_of(rows.values())})
+        awaited = {one for (_, one), row in rows.items() if row["state"] == _OPEN.value}
         engine.change(sql.AWAIT, {"given": rows_of([{"id": one} for one in sorted(awaited)])})
+    return bool(late)
 
 
-def resolve(engine: Engine, *, limit: int, who: str, now: StoreTime) -> int:
-    """Pass the end of tasks on to those that wait for them; return how many dependencies ended.
+def _made_meanwhile(engine: Engine, parents: Iterable[int | TaskKey]) -> dict[TaskKey, int]:
+    """Return the ids of parents that are lines of this submit, but that another one has made.
 
-    A task is `ready`, or `scheduled`, once all its parents have succeeded, or finished where that
-    is enough; once one has not, it is held or cancelled, as its submit said.
+    It was waited for, by the lock of their keys. They count as unfinished: if one is not, `resolve`
+    finds it.
+    """
+    keys = [{"queue": one.queue, "key": one.key} for one in parents if isinstance(one, TaskKey)]
+    if not keys:
+        return {}
+    found = engine.rows(sql.KNOWN, {"given": rows_of(keys)})
+    return {TaskKey(queue, key): task_id for task_id, queue, key, _ in found}
+
+
+def resolve(engine: Engine, *, limit: int, who: str, now: StoreTime) -> tuple[int, bool]:
+    """Pass the end of tasks on to those that wait for them.
+
+    Returns how many dependencies ended, and whether there may be more. A task is `ready`, or
+    `scheduled`, once all its parents have succeeded, or finished where that is enough; once one has
+    not, it is held or cancelled, as its submit said.
     """
     ended = engine.rows(sql.ENDED, {"limit": _PARENTS})
     if not ended:
-        return 0
+        return 0, False
     parents = rows_of([{"id": parent_id} for parent_id, _ in ended])
     found = engine.rows(sql.OPEN, {"given": parents, "limit": limit})
     decided, broken = [], {}
     for task_id, parent_id, any_outcome, parent_state, rule in found:
         state = _state(state_from(parent_state), bool(any_outcome), _rule(rule))
-        decided.append({"task_id": task_id, "parent_id": parent_id, "state": state.value})
+        decided.append(_becomes(task_id, parent_id, _OPEN, state))
         if state is _BROKEN:
-            after = TaskState.CANCELLED if _rule(rule) is ParentFailure.CANCEL else TaskState.HELD
-            reason = _why(parent_id, state_from(parent_state))
-            broken[task_id] = {"id": task_id, "state": after.value, "reason": reason}
+            broken[task_id] = _broken(task_id, _rule(rule), parent_id, state_from(parent_state))
     if decided:
         engine.change(sql.DECIDE, {"given": rows_of(decided)})
         children: list[Values] = [{"id": one} for one in {row["task_id"] for row in decided}]
         engine.change(sql.COUNT, {"given": rows_of(children)})
         moves.make(engine, moves.BREAK, list(broken.values()), who=who, now=now)
         moves.make(engine, moves.UNBLOCK, children, who=who, now=now)
-    engine.change(sql.AWAITED_NO_MORE, {"given": parents})
-    return len(decided)
+    done = engine.change(sql.AWAITED_NO_MORE, {"given": parents})
+    # A task that is cancelled now may be a parent itself. What others have locked is no reason to
+    # look again at once.
+    cancelled = any(row["state"] == TaskState.CANCELLED.value for row in broken.values())
+    is_full = len(ended) == _PARENTS or len(found) == limit
+    return len(decided), cancelled or (is_full and bool(decided or done))
 
 
 def reopen(engine: Engine, parent_id: int, *, who: str, now: StoreTime) -> None:
     """Let the tasks wait for a parent again that is retried, unless they run or have succeeded."""
-    children: list[Values] = [
-        {"id": task_id, "task_id": task_id, "parent_id": parent_id, "state": _OPEN.value}
-        for (task_id,) in engine.rows(sql.BROKEN, {"id": parent_id})
-    ]
-    if not children:
+    found = [task_id for (task_id,) in engine.rows(sql.BROKEN, {"id": parent_id})]
+    if not found:
         return
-    given = {"given": rows_of(children)}
-    engine.change(sql.DECIDE, given)
-    engine.change(sql.COUNT, given)
+    children: list[Values] = [{"id": task_id} for task_id in found]
+    again = [_becomes(task_id, parent_id, _BROKEN, _OPEN) for task_id in found]
+    engine.change(sql.DECIDE, {"given": rows_of(again)})
+    engine.change(sql.COUNT, {"given": rows_of(children)})
     engine.change(sql.AWAIT, {"given": rows_of([{"id": parent_id}])})
     rows = [{"id": one["id"], "reason": f"its parent {parent_id} is retried"} for one in children]
     moves.make(engine, moves.REBLOCK, rows, who=who, now=now)
@@ -206,6 +232,22 @@ def waiting_again(engine: Engine, task_ids: Iterable[int]) -> list[int]:
     return [child for (child,) in engine.rows(sql.BROKEN_OF, {"given": rows})]
 
 
+def _becomes(
+    task_id: int, parent_id: int, before: DependencyState, after: DependencyState
+) -> dict[str, object]:
+    """Return the row of `DECIDE` by which a dependency changes."""
+    row = {"task_id": task_id, "parent_id": parent_id}
+    return {**row, "before": before.value, "state": after.value}
+
+
+def _broken(
+    task_id: int, rule: ParentFailure | None, parent_id: int, parent: TaskState
+) -> dict[str, object]:
+    """Return the row of `BREAK` of a task one of whose parents did not succeed."""
+    after = TaskState.CANCELLED if rule is ParentFailure.CANCEL else TaskState.HELD
+    return {"id": task_id, "state": after.value, "reason": _why(parent_id, parent)}
+
+
 def _raw(result: object) -> object:
     """Return a result, which is JSON, unless it was changed by hand."""
     if result is None:
@@ -216,9 +258,15 @@ def _raw(result: object) -> object:
         return None
 
 
-def _named(task: NewTask) -> dict[int | TaskKey, bool]:
-    """Return a task's parents, and whether each need only finish."""
-    return dict.fromkeys(task.after_any, True) | dict.fromkeys(task.after, False)
+def _named(task: NewTask, known: KnownParents) -> dict[int | TaskKey, bool]:
+    """Return a task's parents, by their ids if they are known, and whether each need only finish.
+
+    One that is named twice, by its id and by its key, is one parent.
+    """
+    after_any, after = (
+        [known.id_of(one) or one for one in parents] for parents in (task.after_any, task.after)
+    )
+    return dict.fromkeys(after_any, True) | dict.fromkeys(after, False)
 
 
 def _state(parent: TaskState, any_outcome: bool, rule: ParentFailure | None) -> DependencyState:

@@ -62,7 +62,9 @@ class SqlSubmitter(SqlTransactions):
         waits = [dependencies.wait_of(task, parents, missing) for task in tasks]
         answers = self._made(tasks, waits, who, now)
         made = {one.task_id: task for task, one in zip(tasks, answers, strict=True) if one.created}
-        dependencies.link(self.engine, made, parents)
+        late = dependencies.link(self.engine, made, parents, missing)
+        # One that is cancelled at once has finished, and others of the submit may wait for it.
+        self._announce(late or any(one.broken is not None for one in waits))
         return answers
 
     def _made(

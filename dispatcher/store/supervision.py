@@ -41,12 +41,12 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def next_due(self) -> StoreTime | None:
         return self._first_time(sql.NEXT_DUE)
 
-    def resolve(self, *, limit: int, now: StoreTime) -> int:
+    def resolve(self, *, limit: int, now: StoreTime) -> bool:
         from dispatcher.store import dependencies  # noqa: PLC0415 - for daemons alone
 
-        resolved = dependencies.resolve(self.engine, limit=limit, who=self._who, now=now)
-        self._announce(resolved > 0)
-        return resolved
+        many, more = dependencies.resolve(self.engine, limit=limit, who=self._who, now=now)
+        self._announce(many > 0)
+        return more
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
         overdue = self.engine.rows(sql.OVERDUE, {"limit": limit, "now": now})

@@ -50,7 +50,7 @@ class Claimer:
         """Move tasks to ready that are due, or whose parents have finished."""
         if not (turn.looks or self._store.announces or self.scheduled.is_due(turn.at)):
             return
-        turn.again |= self._store.resolve(limit=RESOLVE_BATCH, now=turn.now) == RESOLVE_BATCH
+        turn.again |= self._store.resolve(limit=RESOLVE_BATCH, now=turn.now)
         moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
         turn.again |= moved == DUE_BATCH
         turn.after(partial(self.scheduled.set, turn.instant_of(self._store.next_due())))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dispatcher.dependency import ParentFailure, TaskKey
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.events import Ledger
 from dispatcher.execution import Claim, Held, Rows, StartedRun
@@ -244,6 +245,17 @@ CASES = [
     Case("submit", "delayed, alone", True, nothing, submit(delay_ms=9)),
     Case("submit", "due before another", True, delayed(10), submit(delay_ms=9)),
     Case("submit", "due after another", False, delayed(8), submit(delay_ms=9)),
+    Case("submit", "waiting", False, ready, lambda s, t: s.submit([new_task(after=(t,))], now=NOW)),
+    Case(
+        *("submit", "cancelled at once, and awaited", True, nothing),
+        lambda s, _: s.submit(
+            [
+                new_task(key="a", after=(9,), on_parent_failure=ParentFailure.CANCEL),
+                new_task(after=(TaskKey("default", "a"),)),
+            ],
+            now=NOW,
+        ),
+    ),
     Case("stage", "a part", False, nothing, lambda s, _: s.stage("b", 0, [new_task()], now=NOW)),
     Case("accept", "parts", False, staged, lambda s, _: s.accept("bulk", now=NOW)),
     Case("admit", "a part", True, accepted, lambda s, _: s.admit("bulk", now=NOW)),

@@ -2,17 +2,13 @@
 
 import json
 import random
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher.dependency import DependencyState, ParentFailure, TaskKey
 from dispatcher.model import FINISHED, Outcome, TaskState
-from tests.contract.helpers import NOW, SHARED, OneByOne, later, new_task, settlement
-from tests.contract.interleaved import Sessions
-from tests.postgres import Postgres
+from tests.contract.helpers import NOW, OneByOne, later, new_task, settlement
 
 WAITING, SCHEDULED, READY = TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY
 RUNNING, HELD, CANCELLED = TaskState.RUNNING, TaskState.HELD, TaskState.CANCELLED
@@ -244,10 +240,36 @@ def test_each_step_is_bounded_and_the_next_goes_on(store: OneByOne) -> None:
     children = [store.new(after=(one,)) for _ in range(7)]
     end(store, one)
 
-    assert [3, 3, 1, 0] == [store.resolve(limit=3, now=NOW) for _ in range(4)]
+    assert [True, True, False] == [store.resolve(limit=3, now=NOW) for _ in range(3)]
 
     assert {READY} == {store.task(child).state for child in children}
     assert not store.column("awaited", one)
+
+
+def test_a_step_says_whether_the_next_one_finds_more(store: OneByOne) -> None:
+    parents = [parent(store) for _ in range(101)]
+    children = [store.new(after=(one,)) for one in parents]
+    cancelled = store.new(after=(parents[0],), on_parent_failure=ParentFailure.CANCEL)
+    last = store.new(after=(cancelled,))
+    for one in parents:
+        store.cancel(one, "no", now=NOW)
+
+    assert [True, False] == [store.resolve(limit=500, now=NOW) for _ in range(2)]
+    assert {HELD} == {store.task(child).state for child in children}
+    assert HELD is store.task(last).state, "its parent was cancelled in the first step"
+
+
+def test_a_parent_that_is_named_twice_is_one(store: OneByOne) -> None:
+    one = parent(store, key="build")
+    wanted = new_task(after=(one,), after_any=(TaskKey("parents", "build"), one))
+
+    child = store.submit([wanted], now=NOW)[0].task_id
+
+    assert 1 == store.task(child).blockers
+    with store.raw.snapshot():
+        assert [(one, False)] == [
+            (dep.parent_id, dep.any_outcome) for dep in store.raw.parents([child], limit=9)
+        ]
 
 
 def test_the_end_of_a_run_that_others_wait_for_gives_daemons_work(store: OneByOne) -> None:
@@ -402,26 +424,3 @@ def test_random_worlds_end_as_a_plain_model_says(store: OneByOne, seed: int) -> 
     assert oracle.states == store.states()
     for task_id in ids:
         assert (store.task(task_id).blockers or 0) == oracle.blockers(task_id), task_id
-
-
-@SHARED
-def test_a_parent_that_ends_while_its_child_is_submitted_is_not_missed(
-    store: OneByOne, postgres: Postgres, tmp_path: Path
-) -> None:
-    with ExitStack() as stack:
-        sessions = Sessions(postgres, tmp_path / "state", stack)
-        submitter, operator = sessions.open(), sessions.open()
-        one = parent(store)
-
-        with submitter.transaction():
-            (child,) = submitter.submit([new_task(after=(one,))], now=NOW)
-
-            def cancel() -> None:
-                with operator.transaction():
-                    operator.cancel(one, "no", now=NOW)
-
-            cancelled = sessions.waiting(cancel)
-        cancelled.result()
-    resolved(store)
-
-    assert HELD is store.task(child.task_id).state

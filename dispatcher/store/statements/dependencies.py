@@ -46,16 +46,19 @@ OPEN: Final = f"""
 SELECT dependencies.task_id, dependencies.parent_id, dependencies.any_outcome, parents.state,
     tasks.on_parent_failure
 FROM {given("id")} JOIN dependencies ON dependencies.parent_id = given.id
-    AND dependencies.state = 'open'
     JOIN tasks AS parents ON parents.id = given.id
     JOIN tasks ON tasks.id = dependencies.task_id
+WHERE dependencies.state = 'open'
 LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
+# A search that found a task while another transaction let it go on may have read its dependency
+# before that: a server compares the row that it locks anew, and no other.
 DECIDE: Final = f"""
 UPDATE dependencies SET state = given.state
-FROM {given("task_id", "parent_id", "state")}
+FROM {given("task_id", "parent_id", "before", "state")}
 WHERE dependencies.task_id = given.task_id AND dependencies.parent_id = given.parent_id
+    AND dependencies.state = given.before
 """
 
 COUNT: Final = f"""
