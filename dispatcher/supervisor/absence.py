@@ -69,6 +69,9 @@ class Absence:
         settings = self._memory.settings
         until = settings.takeover_at(turn.now)
         confirmed = self._store.confirm(settings.node_id, until, but=locked)
+        lost = self._memory.live.keys() - confirmed - turn.closed
+        if lost or self._unknown_among(confirmed) - self._unknown:
+            turn.claims_blocked = turn.again = True  # `_compare` comes after the commit
         turn.after(partial(self._compare, confirmed))
         turn.after(partial(self._send_renewal, self._memory.hello, turn.at, locked))
 
@@ -126,14 +129,14 @@ class Absence:
         Claims that it has, and that are unknown here, are searched for once: by a comparison with
         the executor's runs.
         """
-        memory = self._memory
-        self._lost.end(memory.live.keys() - confirmed)
-        before, self._unknown = (
-            self._unknown,
-            confirmed - memory.live.keys() - memory.stranded.keys() - memory.uncompared,
-        )
-        if memory.hello is not None and self._unknown - before:
+        self._lost.end(self._memory.live.keys() - confirmed)
+        before, self._unknown = self._unknown, self._unknown_among(confirmed)
+        if self._memory.hello is not None and self._unknown - before:
             self._failover.reconcile()
+
+    def _unknown_among(self, confirmed: set[RunUid]) -> set[RunUid]:
+        memory = self._memory
+        return confirmed - memory.live.keys() - memory.stranded.keys() - memory.uncompared
 
     def _send_renewal(
         self, hello: wire.Hello | None, at: Instant, locked: frozenset[RunUid]

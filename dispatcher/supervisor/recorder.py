@@ -90,10 +90,13 @@ class Recorder:
         self._find_lost(turn)
 
     def _find_lost(self, turn: Turn) -> None:
-        """End the doubted runs that are not open: another node has settled them."""
+        """End the doubted runs that are not open: another node has settled them.
+
+        Until they are gone nothing starts: not in this turn either, nor at once after it.
+        """
         doubted, turn.doubted = turn.doubted, set()
-        if doubted:
-            lost = doubted - self._store.open_runs_among(doubted).keys()
+        if doubted and (lost := doubted - self._store.open_runs_among(doubted).keys()):
+            turn.claims_blocked = turn.again = True
             turn.after(partial(self._lost.end, lost))
 
     def _connected(self, turn: Turn, event: Connected) -> None:

@@ -37,6 +37,8 @@ class Transactor:
         self.again = False
         """Whether more is due at once than the last transaction should hold."""
         self._caught_up = True
+        self._before: Turn | None = None
+        """The last transaction of the tick, which is repeated in parts."""
         self.version: Version | None = None
         """The store's version in the first transaction of the tick."""
         self._history: History | None = None
@@ -44,7 +46,8 @@ class Transactor:
 
     def begin_tick(self, *, caught_up: bool) -> None:
         """Prepare for the transactions of a tick; see `Turn.caught_up`."""
-        self.again, self._caught_up, self.version = False, caught_up, None
+        self.again, self._caught_up = False, caught_up
+        self._before = self.version = None
 
     def run(self, operations: Sequence[Operation], at: Instant) -> Turn:
         """Run operations in one transaction, and after its commit their effects; return its turn.
@@ -60,12 +63,15 @@ class Transactor:
             if self._memory.workers_unreachable is not None:
                 gap = math.inf  # workers cannot reach us, as if we were away
             turn = Turn(now, at, gap, self._caught_up)
+            if self._before is not None:
+                turn.follow(self._before)
             for operation in operations:
                 operation(turn)
         before, self._history = self._history, history
         if before not in (None, history):
             self.again = True
             raise FailedOver(f"timeline {history.timeline}")
+        self._before = turn
         self.again |= turn.again
         self.committed_at = at
         for effect in turn.effects:

@@ -188,6 +188,11 @@ class Turn:
     """Whether more is due at once than one transaction should hold."""
     effects: list[Callable[[], None]] = field(default_factory=list)
 
+    def follow(self, before: Turn) -> None:
+        """Go on with what an earlier transaction of the same tick has found."""
+        self.gap = max(self.gap, before.gap)
+        self.abandoned, self.claims_blocked = before.abandoned, before.claims_blocked
+
     def instant_of(self, moment: StoreTime | None) -> Instant:
         """Return the instant of a store time; see `times.instant_of`."""
         return instant_of(moment, now=self.now, at=self.at)

@@ -101,6 +101,44 @@ def test_a_claim_that_cannot_be_confirmed_is_ended_at_once_and_nothing_starts_un
     assert 1 == len(sent(world, wire.Forget, uid))
 
 
+def give_back(world: World, task_id: int) -> wire.RunUid:
+    """Settle a task's claim as another node does; return the lost run. The task is ready again."""
+    uid = world.uid(task_id)
+    with world.store.transaction() as now:
+        run = world.store.open_run(uid)
+        assert run is not None
+        settled = policy.settle(run, None, now=now, ended_at=now, rng=random.Random(1))
+        assert 1 == world.store.settle([settled], now=now)
+    return uid
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_the_tick_that_finds_a_claim_lost_starts_nothing_beside_it(
+    world: World, *, reports: bool
+) -> None:
+    """By a confirmation, or by a report."""
+    world.fresh_supervisor(slots=2)
+    task_id = world.submit("work")
+    world.start()
+    if reports:
+        changed(state=wire.RunState.ENDING, ended_by=wire.EndedBy.RUN_TIMEOUT)(
+            world, world.uid(task_id)
+        )
+    else:
+        world.run_for(LIMIT / 4 - 1)
+        world.elapsed += 2
+    uid = give_back(world, task_id)
+
+    world.settle_down()
+    world.run_for(2)
+
+    assert {uid} == world.executor.runs.keys()
+    assert TaskState.READY is world.state(task_id)
+    world.executor.gone(uid, None, at=world.at())
+    world.settle_down()
+    assert TaskState.RUNNING is world.state(task_id)
+
+
 def started_again(world: World, uid: wire.RunUid) -> None:
     world.executor.events.append(wire.Started(uid=uid, pid=9, start_ticks=1, at=world.at()))
     world.executor.events.append(
@@ -268,6 +306,23 @@ def test_a_claim_that_the_daemon_does_not_know_is_found_when_claims_are_confirme
     assert ["store.reconciling"] == [
         line["event"] for line in captured if line["event"].startswith("store.")
     ]
+
+
+def test_a_task_that_waits_as_such_a_claim_is_found_starts_once(world: World) -> None:
+    """It is not claimed by that tick, whose messages would go to a connection that is dropped."""
+    world.fresh_supervisor(slots=2)
+    world.start()
+    late = world.submit("late")
+    claim_unnoticed(world, late)
+    world.run_for(LIMIT / 4 - 1)
+    world.elapsed += 2
+    task_id = world.submit("next")
+
+    world.settle_down()
+    world.run_for(2)
+
+    assert [None] == [run.outcome for run in world.runs(task_id)]
+    assert [Outcome.ORPHANED, None] == [run.outcome for run in world.runs(late)]
 
 
 def test_a_claim_is_also_searched_for_by_a_daemon_without_runs(world: World) -> None:
