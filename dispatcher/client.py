@@ -66,6 +66,10 @@ class Client(NodeOperator):
             bell=ControlBell(config),
         )
         """The store as it is, whose methods check nothing; for tests and tools."""
+        if config.hooks.are_given:
+            from dispatcher import hook_tasks  # noqa: PLC0415 - few configurations have hooks
+
+            self.store.use_hooks(hook_tasks.hooks_of(config, hook_tasks.warn))
         self._locks: dict[int, str] = {}
         self._unread: WeakSet[Generator[Submitted]] = WeakSet()
         """Results of `submit_all` whose ids are not read yet; closing one removes them."""
@@ -200,11 +204,6 @@ class Client(NodeOperator):
         """Allow claims from a queue again; False: it was not paused."""
         resume = commits.first_answer(lambda now: self.store.resume(queue, now=now))
         return commits.change(self.store, resume, remedy="resume it again")
-
-    def prunable(self, *, older_than_ms: int, states: Collection[TaskState] = FINISHED) -> int:
-        """Return how many tasks in these states finished at least so long ago."""
-        with self.store.snapshot() as now:
-            return self.store.prunable(before=StoreTime(now - older_than_ms), states=states)
 
     def prune(
         self,

@@ -36,6 +36,8 @@ class EventKind(enum.StrEnum):
     NODE_DRAIN = "node_drain"
     NODE_RESUME = "node_resume"
     NODE_FORGET = "node_forget"
+    NODE_PAUSED = "node_paused"
+    WORKER_UNKILLABLE = "worker_unkillable"
 
 
 class Ledger(enum.StrEnum):

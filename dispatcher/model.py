@@ -167,6 +167,8 @@ class Task(Struct, frozen=True, kw_only=True):
     """How many of its parents have not finished; None: it has no parents."""
     on_parent_failure: ParentFailure | None = None
     """None: hold."""
+    origin: str | None = None
+    """As in `NewTask`."""
 
 
 class Run(Struct, frozen=True, kw_only=True):

@@ -50,6 +50,8 @@ class NewTask(Struct, frozen=True, kw_only=True):
     """Idempotency key, unique per queue while the row exists."""
     profile: str | None = None
     """The profile it was submitted with."""
+    origin: str | None = None
+    """What submitted it: `hook:NAME`; None: its submitter."""
     rules: Mapping[str, str] = field(default_factory=dict)
     """Its profile's rules, fixed at submit: outcomes by exit code, and the profile's choices for
     `lost`, `leftovers` and `output`."""

@@ -22,7 +22,7 @@ from dispatcher.config.settings import (
     RetrySection,
     Settings,
 )
-from dispatcher.config.task_settings import Defaults, Profile, Queue
+from dispatcher.config.task_settings import Defaults, HooksSection, Profile, Queue
 from dispatcher.errors import ConfigError
 from dispatcher.host import owner
 from dispatcher.quantities.durations import Milliseconds
@@ -71,6 +71,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Without the mistaken ones."""
     mistaken_profiles: Mapping[str, Sequence[str]] = {}
     """The mistakes of each profile that has one, a line each: it cannot be used."""
+    hooks: HooksSection = HooksSection()
     logs: LogsSection
     metrics: MetricsSection
     peers: PeersSection = PeersSection()
@@ -200,7 +201,12 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     if not places_certain and settings.node.runtime_dir is None:
         # It is derived from what may be mistaken.
         impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
-    together = [*impossible, *absence.mistakes(config.executor, config.leases, config.store_url)]
+    known = {*config.profiles, *config.mistaken_profiles}
+    together = [
+        *impossible,
+        *config.hooks.mistakes(known),
+        *absence.mistakes(config.executor, config.leases, config.store_url),
+    ]
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in together]
     if len(mistakes) > len(config.mistakes):
         raise Mistaken(

@@ -31,7 +31,7 @@ from dispatcher.config.section import (
     duration_or_never,
     label_mistakes,
 )
-from dispatcher.config.task_settings import Defaults, Profile, Queue
+from dispatcher.config.task_settings import Defaults, HooksSection, Profile, Queue
 from dispatcher.execution import BUILT_IN, KILL_GRACE_MS
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
@@ -293,6 +293,7 @@ class Settings(Section, frozen=True):
     profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = msgspec.field(
         default_factory=dict
     )
+    hooks: HooksSection = HooksSection()
     logs: LogsSection = LogsSection()
     metrics: MetricsSection = MetricsSection()
     peers: PeersSection = PeersSection()

@@ -1,6 +1,6 @@
 """The sections about tasks: `[defaults]`, `[queues.NAME]` and `[profiles.NAME]`."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -20,6 +20,8 @@ from dispatcher.config.section import (
 from dispatcher.new_task import Meaning
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
+
+HookProfile = Annotated[str, Meta(pattern=NAME, examples=["notify"])] | None
 
 
 class Defaults(Section, frozen=True):
@@ -44,6 +46,43 @@ class Defaults(Section, frozen=True):
 
     def _mistakes(self) -> Iterator[str]:
         yield from _umask_mistakes(self.umask)
+
+
+class HooksSection(Section, frozen=True):
+    """Profiles of which a task is submitted when something happens: with it, or not at all. Its
+    payload is the event. What happens to tasks of hooks has no hook. The file of the daemon or
+    command that makes the change counts.
+    """
+
+    failed: HookProfile = None
+    """When a task becomes `failed`."""
+    held: HookProfile = None
+    """When a task becomes `held`, for whatever reason."""
+    succeeded: HookProfile = None
+    """When a task becomes `succeeded`."""
+    queue_paused: HookProfile = None
+    """When a queue is paused."""
+    limit_closed: HookProfile = None
+    """When a limit is closed."""
+    worker_unkillable: HookProfile = None
+    """When processes of a run live on after SIGKILL."""
+    node_paused: HookProfile = None
+    """When a node stops claiming for a while, as its host cannot start workers; again only once it
+    could."""
+
+    @property
+    def are_given(self) -> bool:
+        """Whether there is any hook."""
+        return self != HooksSection()
+
+    def mistakes(self, profiles: Container[str]) -> Iterator[str]:
+        """Yield each hook whose profile is none of these."""
+        for hook in self.__struct_fields__:
+            if (name := getattr(self, hook)) is not None and name not in profiles:
+                yield (
+                    f"hooks.{hook}: there is no profile {name!r}; add [profiles.{name}], or leave"
+                    " this out"
+                )
 
 
 class TaskDefaults(Section, frozen=True):

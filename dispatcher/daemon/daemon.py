@@ -36,6 +36,7 @@ from dispatcher.daemon.settings import session_of, settings
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.daemon.worker_channel import connections
 from dispatcher.errors import ConfigError, cannot_write
+from dispatcher.hooks import Hook
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.host.signals import Signals
@@ -81,6 +82,7 @@ class Daemon:
     ) -> None:
         """Wire the parts. Raises `ConfigError`, `StoreUnavailable` where the disk is full."""
         self._config, self._node, self._until_idle = config, node, until_idle
+        self._store = store
         self._executor, self._around = executor, around
         self._variables, self._session = environment_file.read_all(config), session_of(config)
         followed = self._settings(config, self._variables)
@@ -93,6 +95,7 @@ class Daemon:
         self._textfile = Textfile(self._selector, config=config)
         self._listener = Listener(self._selector, config=config)
         self._commands = self._obeyed(store)
+        self._use_hooks(config)
         self.loop = Loop(
             self.supervisor,
             executor,
@@ -133,6 +136,7 @@ class Daemon:
         reloaded = with_environments(reloaded, self._variables.of, variables.of)
         followed = self._settings(reloaded.config, variables)
         self.supervisor.reconfigure(followed)
+        self._use_hooks(reloaded.config)
         self._outputs.bounds = _bounds(reloaded.config)
         self._around.set_up_logs(reloaded.config)
         self._commands.on_stop = _on_stop(reloaded.config)
@@ -141,6 +145,14 @@ class Daemon:
         self._config, self._variables = reloaded.config, variables
         self._report_configuration()
         return reloaded
+
+    def _use_hooks(self, config: Config) -> None:
+        if not config.hooks.are_given:
+            self._store.use_hooks(None)
+            return
+        from dispatcher import hook_tasks  # noqa: PLC0415 - few configurations have hooks
+
+        self._store.use_hooks(hook_tasks.hooks_of(config, _report_hook))
 
     def _settings(self, config: Config, variables: Variables) -> SupervisorSettings:
         return settings(
@@ -222,6 +234,10 @@ def executor_client(
         launcher=launcher,
         check=partial(_check_store, store, config.state_dir),
     )
+
+
+def _report_hook(hook: Hook, profile: str, task_id: int | None, error: str) -> None:
+    log.error("hook.refused", hook=hook.value, profile=profile, task_id=task_id, error=error)
 
 
 def is_embedded(config: Config) -> bool:

@@ -319,6 +319,13 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"reason": str},
             optional={**RUN, "run": str},
         ),
+        "hook.refused": Event(
+            "A hook of the configuration made no task for what happened.",
+            "error",
+            fields={"hook": str, "profile": str, "error": str},
+            optional={"task_id": int | None},
+            same_by=("hook", "error"),
+        ),
         "node.paused": Event(
             "This host cannot start processes; nothing is claimed for a while.",
             "error",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.dependency import Dependency
 from dispatcher.handover import Handover
-from dispatcher.model import Outcome, Run, Task, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Outcome, Run, Task, TaskFilter, TaskState
 from dispatcher.operations import tasks as operations
 from dispatcher.store.api import Store
 from dispatcher.store.search import each_task
+from dispatcher.times import StoreTime
 
 if TYPE_CHECKING:
     from dispatcher.nodes import NodeView
@@ -46,6 +47,11 @@ class Reader:
         """Return at most `limit` dependencies of other tasks on this one, lowest ids first."""
         with self.store.snapshot():
             return self.store.children(task_id, limit=limit)
+
+    def prunable(self, *, older_than_ms: int, states: Collection[TaskState] = FINISHED) -> int:
+        """Return how many tasks in these states finished at least so long ago."""
+        with self.store.snapshot() as now:
+            return self.store.prunable(before=StoreTime(now - older_than_ms), states=states)
 
     def outlook(self, task_id: int) -> Outlook | None:
         """Return the outcome of a run that is ending and its task's next state; None: none is."""

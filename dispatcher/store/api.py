@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.dependency import Dependency, TaskKey
@@ -49,6 +49,9 @@ from dispatcher.store.bell import Bell
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+
+if TYPE_CHECKING:
+    from dispatcher.hooks import Hooks
 
 #: What `Transactions.version` returns, to be compared.
 Version = tuple[int, int, int | None]
@@ -106,6 +109,12 @@ class Transactions(Protocol):
         """Name who changes the store, for events (`events.Actor`).
 
         Otherwise it is the user of this process, and who called sudo.
+        """
+
+    def use_hooks(self, hooks: Hooks | None) -> None:
+        """Let each later transaction submit the tasks that hooks have for what happens in it.
+
+        They are submitted with it or not at all. What happens to tasks of hooks has none.
         """
 
     def watch_clock(self) -> Setting:
@@ -617,6 +626,12 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         The first ending stays: False, and nothing written, if there is one, or the run is closed,
         or others have its row locked.
         """
+
+    def record_unkillable(self, uid: RunUid, reason: str, *, now: StoreTime) -> None:
+        """Write the event of a run whose processes cannot be killed, once for each run."""
+
+    def record_node_paused(self, node: str, reason: str, *, now: StoreTime) -> None:
+        """Write the event of a node that claims nothing for a while, as it cannot start workers."""
 
     def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
         """Close runs and move their tasks, once; return how many were still open.

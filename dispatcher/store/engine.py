@@ -5,7 +5,7 @@ translates it: the locks of rows (``FOR UPDATE``), and the batch of rows that `s
 writes. A `Dialect` holds other differences.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -109,6 +109,29 @@ class Dialect(Struct, frozen=True, kw_only=True):
         return self.each_pair.replace("{text}", text)
 
 
+class Followed:
+    """The events of a transaction for which hooks may have tasks."""
+
+    def __init__(self, states: Collection[str], kinds: Collection[str]) -> None:
+        self.states = frozenset(states)
+        """After a move to one of these."""
+        self.kinds = frozenset(kinds)
+        """Of queues, limits, nodes and workers."""
+        self.ids: list[int] = []
+
+    def note(self, written: Iterable[Row]) -> None:
+        """Note the events that a statement with `RETURNED` wrote."""
+        self.ids += [
+            event_id
+            for event_id, kind, before, after in written
+            if kind in self.kinds or (after in self.states and after != before)
+        ]
+
+
+#: Ends the INSERT of events that are to be noted.
+RETURNED: Final = "RETURNING id, kind, before, after"
+
+
 class Engine(Protocol):
     """One connection to one database, reopened after a failure.
 
@@ -116,6 +139,9 @@ class Engine(Protocol):
     `StoreUnusable` or `StoreRefused`; after an error every statement raises it again until the
     rollback.
     """
+
+    followed: Followed | None
+    """What hooks follow; None: nothing."""
 
     @property
     def dialect(self) -> Dialect:

@@ -643,6 +643,9 @@ CREATE TABLE handovers (
 );
 """
 
+# What submitted a task, if nobody did: a hook.
+_ORIGIN = "ALTER TABLE tasks ADD COLUMN origin TEXT"
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -665,6 +668,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _COUNTS,
     (_WAITING_ON_SQLITE + _DEPENDENCIES, _WAITING_ON_A_SERVER + _DEPENDENCIES),
     _HANDOVERS,
+    _ORIGIN,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.
@@ -674,7 +678,7 @@ ON_SERVERS: Final = 13
 #: during an upgrade. Such a step adds tables, triggers, or columns that they need not know; it
 #: changes nothing that they read or write, and holds no lock for long: no index on a table that may
 #: be large. Triggers count what older dispatchers do; to count a million tasks takes a second.
-KEEPING: frozenset[int] = frozenset({14, 15})
+KEEPING: frozenset[int] = frozenset({14, 15, 18})
 
 
 def usable_since(version: int) -> int:

@@ -1,8 +1,9 @@
 """Changes of tasks' states, on an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from dispatcher.store.engine import Engine, Values
+from dispatcher.model import TaskState
+from dispatcher.store.engine import RETURNED, Engine, Values
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.statements.moves import (
     BREAK,
@@ -37,6 +38,7 @@ __all__ = [
     "Move",
     "make",
     "make_later",
+    "record",
 ]
 
 
@@ -64,5 +66,14 @@ def _recorded(
     """Write the events of a move that follows; return the parameters that both take."""
     values = {"given": rows_of(tasks), "now": now, "who": who}
     if move.event is not None:
-        engine.later(move.event, values)
+        record(engine, move.event, values, after=move.after)
     return values
+
+
+def record(engine: Engine, event: str, values: Values, *, after: Collection[TaskState]) -> None:
+    """Write the events of tasks that move to one of some states, and note them for hooks."""
+    followed = engine.followed
+    if followed is None or followed.states.isdisjoint(after):
+        engine.later(event, values)
+    else:
+        followed.note(engine.rows(f"{event} {RETURNED}", values))

@@ -12,7 +12,7 @@ from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.store import forks, postgresql_errors
 from dispatcher.store import session_text as sql
 from dispatcher.store.beginning import beginning_of
-from dispatcher.store.engine import NONE, Batch, Row, Values
+from dispatcher.store.engine import NONE, Batch, Followed, Row, Values
 from dispatcher.store.exchanges import Exchanges
 from dispatcher.store.postgresql_text import DIALECT, Writes, translated, writes_of
 from dispatcher.store.server import DatabaseServer, Session
@@ -24,6 +24,7 @@ class PostgresqlEngine:
     """A session on a server. `begin` waits up to its `patience` for others' locks."""
 
     dialect = DIALECT
+    followed: Followed | None = None
 
     def __init__(self, server: DatabaseServer) -> None:
         self._pid = os.getpid()

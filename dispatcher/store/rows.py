@@ -198,6 +198,11 @@ def event_from(row: Row) -> StoreEvent:
     return _value_and_damage(StoreEvent, row)[0]
 
 
+def value_from(kind: type[Kind], row: Row) -> Kind:
+    """Return a value that was read by `columns(kind)`."""
+    return _value_and_damage(kind, row)[0]
+
+
 def requiring_from(row: Row) -> Requiring:
     return _value_and_damage(Requiring, row)[0]
 
@@ -234,14 +239,14 @@ def _value_and_damage(kind: type[Kind], row: Row) -> tuple[Kind, str | None]:
     for field, own in _nested(kind):  # type: ignore[arg-type]
         if given := {name: one for name in own if (one := named.pop(name)) is not None}:
             nested[field] = given
-    value, faults = _value_from(kind, named)
+    value, faults = _columns_from(kind, named)
     for field, given in nested.items():
-        found, also = _value_from(_NESTED[field], given)
+        found, also = _columns_from(_NESTED[field], given)
         value, faults = replace(value, **{field: found}), faults + also  # type: ignore[type-var]
     return value, DAMAGED + ", ".join(faults) if faults else None
 
 
-def _value_from(kind: type[Kind], named: dict[str, Any]) -> tuple[Kind, list[str]]:
+def _columns_from(kind: type[Kind], named: dict[str, Any]) -> tuple[Kind, list[str]]:
     """Return a value, and the name and fault of each damaged column."""
     values = dict(named)
     try:

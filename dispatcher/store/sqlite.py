@@ -14,7 +14,7 @@ from pysqlite3 import dbapi2
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnusable
 from dispatcher.store import forks, sqlite_errors
-from dispatcher.store.engine import NONE, Row, Values
+from dispatcher.store.engine import NONE, Followed, Row, Values
 from dispatcher.store.names import refuse_second_name, watched_files
 from dispatcher.store.sqlite_library import check_library
 from dispatcher.store.sqlite_text import DIALECT, bound
@@ -57,6 +57,7 @@ class SqliteEngine:
     """
 
     dialect = DIALECT
+    followed: Followed | None = None
 
     def __init__(self, path: Path | None, *, patience: float) -> None:
         self._pid = os.getpid()

@@ -11,6 +11,7 @@ from dispatcher.environment import Environment
 from dispatcher.events import UNKNOWN
 from dispatcher.model import Submitted
 from dispatcher.new_task import NO_WAIT, NewTask, Wait
+from dispatcher.store import moves
 from dispatcher.store.bulk_parts import encoded, encoded_part, left, shortened
 from dispatcher.store.parameters import command_text, new_task_parameters
 from dispatcher.store.statements import events as events_sql
@@ -51,6 +52,14 @@ class SqlSubmitter(SqlTransactions):
 
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
         return self._submit(tasks, self._who, now)
+
+    def _submit_for_hooks(self, event_ids: Sequence[int], now: StoreTime) -> None:
+        from dispatcher.store import hooking  # noqa: PLC0415 - few configurations have hooks
+
+        found = hooking.happened(self.engine, event_ids)
+        if self._hooks is not None and found:
+            tasks = self._hooks.tasks(found, self._clock.calendar(self.engine))
+            self._made(tasks, [NO_WAIT] * len(tasks), self._who, now)
 
     def _submit(self, tasks: Sequence[NewTask], who: str, now: StoreTime) -> list[Submitted]:
         if not any(task.after or task.after_any for task in tasks):
@@ -126,7 +135,8 @@ class SqlSubmitter(SqlTransactions):
             self._announce_task(row["state"], row.pop("run_at"))
         if new:
             values = {"given": rows_of(new), "who": who, "now": now}
-            self.engine.later(events_sql.SUBMITTED, values)
+            states = {row["state"] for row in new}
+            moves.record(self.engine, events_sql.SUBMITTED, values, after=states)
         return {
             place: Submitted(task_id, created=True) for place, task_id in created.items() if task_id
         }

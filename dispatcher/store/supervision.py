@@ -4,6 +4,7 @@
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
+from dispatcher.events import EventKind
 from dispatcher.execution import BegunEnding, Claims, OpenRun, Settlement, StartedRun
 from dispatcher.history import Postponed
 from dispatcher.model import FINISHED, NO_LABELS, GivenUp, Node, Outcome
@@ -139,6 +140,15 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         return self._announce(claims.begin_ending(self.engine, uid, ending, reason))
+
+    def record_unkillable(self, uid: RunUid, reason: str, *, now: StoreTime) -> None:
+        from dispatcher.store.statements import hooks  # noqa: PLC0415 - hardly ever needed
+
+        values = {"uid": uid, "reason": reason, "who": self._who, "now": now}
+        self._write_event(hooks.UNKILLABLE, values)
+
+    def record_node_paused(self, node: str, reason: str, *, now: StoreTime) -> None:
+        self._record(EventKind.NODE_PAUSED, now=now, subject=node, reason=reason)
 
     def settle(self, settlements: Sequence[Settlement], *, now: StoreTime) -> int:
         # A task that moves is one whose run is open: only then it names the run.

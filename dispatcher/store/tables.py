@@ -98,6 +98,7 @@ CREATE TABLE tasks (
     awaited BOOLEAN NOT NULL DEFAULT FALSE,
     on_parent_failure TEXT,
     hold_kind TEXT,
+    origin TEXT,
 
     CHECK (CASE state
            WHEN 'ready' THEN finished_at IS NULL

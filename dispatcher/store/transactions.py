@@ -1,10 +1,12 @@
 """Transactions on an engine, at the store's time: what all parts of the store share."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.errors import CommitUnknown
@@ -15,7 +17,7 @@ from dispatcher.host.owner import acting_user
 from dispatcher.model import TaskState
 from dispatcher.store.api import Version
 from dispatcher.store.bell import NO_BELL, Bell
-from dispatcher.store.engine import Engine, Values, transaction
+from dispatcher.store.engine import RETURNED, Engine, Followed, Values, transaction
 from dispatcher.store.failover import HistoryWatch
 from dispatcher.store.statements import events as events_sql
 from dispatcher.store.statements import locks as locks_sql
@@ -23,6 +25,9 @@ from dispatcher.store.statements import supervisor as sql
 from dispatcher.store.statements.given import given, rows_of
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
+
+if TYPE_CHECKING:
+    from dispatcher.hooks import Hooks
 
 #: What an event of `SqlTransactions._record` may lack.
 _NO_FACTS: Final = dict.fromkeys(("task_id", "subject", "fence", "before", "after", "reason"), None)
@@ -61,6 +66,7 @@ class SqlTransactions:
         self._identity = identity
         self._clock = clock
         self._histories = HistoryWatch(engine)
+        self._hooks: Hooks | None = None
         self._news = 0
         """How many changes that give daemons work were made here, also if they were rolled back."""
         self._announces = False
@@ -75,11 +81,15 @@ class SqlTransactions:
     @contextmanager
     def transaction(self) -> Iterator[StoreTime]:
         self._announces, self._first_due, commits = False, math.inf, False
+        if (followed := self.engine.followed) is not None:
+            followed.ids = []
         try:
             with transaction(self.engine, write=True):
                 now = self._clock.begin(self.engine, write=True)
                 self._histories.follow(now)
                 yield now
+                if followed is not None and followed.ids:
+                    self._submit_for_hooks(followed.ids, now)
                 self._announce_with_commit()
                 commits = True
         except BaseException as error:
@@ -160,6 +170,14 @@ class SqlTransactions:
     def act_as(self, who: str) -> None:
         self._who = who
 
+    def use_hooks(self, hooks: Hooks | None) -> None:
+        self._hooks = hooks
+        self.engine.followed = None if hooks is None else Followed(hooks.states, hooks.kinds)
+
+    def _submit_for_hooks(self, event_ids: Sequence[int], now: StoreTime) -> None:
+        """Submit the tasks that hooks have for events of this transaction."""
+        raise NotImplementedError
+
     @cached_property
     def _who(self) -> str:
         return acting_user()
@@ -167,7 +185,14 @@ class SqlTransactions:
     def _record(self, kind: EventKind, *, now: StoreTime, **facts: object) -> None:
         """Write an event of what a statement of this transaction has changed."""
         values = {**_NO_FACTS, **facts, "kind": kind.value, "who": self._who, "now": now}
-        self.engine.later(events_sql.ADD, values)
+        self._write_event(events_sql.ADD, values)
+
+    def _write_event(self, statement: str, values: Values) -> None:
+        """Write an event that is no move, and note it for hooks."""
+        if (followed := self.engine.followed) is None or not followed.kinds:
+            self.engine.later(statement, values)
+        else:
+            followed.note(self.engine.rows(f"{statement} {RETURNED}", values))
 
     def _announce(self, changed: bool = True) -> bool:
         """Let the commit wake the daemons, if a statement `changed` anything; return that."""

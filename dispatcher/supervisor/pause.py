@@ -40,7 +40,7 @@ class Pause:
         if self.reason is not None and at < self.until:
             return None
         self.fault = reason
-        if self.capacity is not None and self.reason is None and living + 1 >= self.capacity:
+        if self._is_at_capacity(living):
             self.capacity = max(1, living)
             self.next_trial_at = Instant(at + self._trial.grow())
             return None
@@ -49,6 +49,13 @@ class Pause:
         self.capacity = max(1, living)
         self._room = 1
         return seconds
+
+    def is_first(self, *, living: int) -> bool:
+        """Return whether `begin` would begin a pause, the first since a worker could start."""
+        return self.reason is None and not self._is_at_capacity(living)
+
+    def _is_at_capacity(self, living: int) -> bool:
+        return self.capacity is not None and self.reason is None and living + 1 >= self.capacity
 
     def started(self, *, claimed: int, slots: int) -> None:
         """End the pause, and allow one more run; `claimed` are all runs that live or start."""

@@ -120,6 +120,8 @@ class Recorder:
         self._settler.settle(turn, over)
         for _, report in goes_on:
             self._record_facts(turn, report)
+            if report.state is wire.RunState.UNKILLABLE:
+                self._store.record_unkillable(report.uid, report.reason, now=turn.now)
         closed = self._store.known_runs(report.uid for report in found.surplus)
         for report in found.surplus:
             live = self._memory.live.get(report.uid)
@@ -154,6 +156,7 @@ class Recorder:
             turn.claims_blocked = True
             turn.after(partial(self._remember_lost, "it is being stopped"))
         if event.state is wire.RunState.UNKILLABLE:
+            self._store.record_unkillable(event.uid, event.reason, now=turn.now)
             turn.after(partial(self._remember_unkillable, event.uid, event.reason))
         elif event.reason:
             turn.after(partial(self._remember_unsignalled, event.uid, event.reason))

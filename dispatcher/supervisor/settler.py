@@ -64,6 +64,7 @@ class Settler:
             return settlement
         if end.fault is wire.Fault.HOST:
             turn.claims_blocked = True
+            self._record_pause(turn, end.error)
             turn.after(partial(self._pause, end.error, turn.at))
         delay = self._postponements[run.task_id].grow()
         until = StoreTime(turn.now + round(delay * 1000))
@@ -116,6 +117,13 @@ class Settler:
             if end.exit.left_alone:
                 log.info("worker.leftover_reported", names=end.exit.left_alone, **live.ids())
             self._executor.send(wire.Forget(uid=run.run_uid))
+
+    def _record_pause(self, turn: Turn, error: str) -> None:
+        """Write the event of a pause, unless one was begun since a worker could start."""
+        pause, living = self._memory.pause, self._memory.live.living
+        if not turn.pauses and pause.is_first(living=living):
+            turn.pauses = True
+            self._store.record_node_paused(self._memory.settings.node_id, error, now=turn.now)
 
     def _pause(self, error: str, at: Instant) -> None:
         seconds = self._memory.pause.begin(error, living=self._memory.live.living, at=at)

@@ -184,6 +184,8 @@ class Turn:
     """Whether a claim that is not this node's has ended: settle it now, not at the next scan."""
     claims_blocked: bool = False
     """Whether host or executor were found unfit in this turn: claim nothing."""
+    pauses: bool = False
+    """Whether it has recorded that the node's pause begins."""
     again: bool = False
     """Whether more is due at once than one transaction should hold."""
     effects: list[Callable[[], None]] = field(default_factory=list)

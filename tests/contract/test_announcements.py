@@ -23,7 +23,8 @@ from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlem
 from tests.simulation import FakeBell
 
 #: Methods around a transaction instead of in one.
-AROUND = {"transaction", "snapshot", "identity", "history", "announces", "bell", "close", "act_as"}
+AROUND = {"transaction", "snapshot", "identity", "history", "announces", "bell", "close"}
+AROUND |= {"act_as", "use_hooks"}
 
 #: Methods that only read, with their arguments.
 READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -380,6 +381,14 @@ CASES = [
     Case(
         *("begin_ending", "again", False, ending),
         lambda s, c: s.begin_ending(c.run_uid, Outcome.RELEASED, "why", now=NOW),
+    ),
+    Case(
+        *("record_unkillable", "a run", False, running),
+        lambda s, c: s.record_unkillable(c.run_uid, "why", now=NOW),
+    ),
+    Case(
+        *("record_node_paused", "a node", False, nothing),
+        lambda s, _: s.record_node_paused(NODE, "why", now=NOW),
     ),
     Case(
         *("settle", "to ready", True, running),

@@ -57,7 +57,8 @@ def _expect_lines(file: Path, entries: Mapping[str, Event], *, begins: str) -> N
 def secrets_of(database: Path) -> Iterator[str]:
     """Yield the locks of a store, and what is long enough of its environments and payloads.
 
-    What a task shows itself is none: its command, its directory. A store that is damaged or in
+    What a task shows itself is none: its command, its directory. Nor is the payload of a hook's
+    task, which is what the store shows of another. A store that is damaged or in
     another's hands has none that can be known.
     """
     with (
@@ -69,7 +70,7 @@ def secrets_of(database: Path) -> Iterator[str]:
             yield lock
         for command, cwd, env, payload in store.execute(
             "SELECT command, cwd, env, payload FROM tasks"
-            " LEFT JOIN payloads ON payloads.task_id = tasks.id"
+            " LEFT JOIN payloads ON payloads.task_id = tasks.id AND tasks.origin IS NULL"
         ).fetchall():
             texts = [*json.loads(env or "{}").values(), *_texts(json.loads(payload or "null"))]
             for text in texts:

@@ -65,12 +65,16 @@ NEEDED = {
 }
 
 
+#: The other sections that it needs.
+OTHERS = {"hooks": "[profiles.notify]\ncommand = ['true']\n"}
+
+
 def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
     for key in reference.every_key():
         for value in filter(None, (key.default, key.example)):
             given = {**NEEDED.get(key.section, {}), key.name: value}
             lines = [f"{name} = {value}" for name, value in given.items()]
-            _of("\n".join((f"[{key.section}]", *lines, "")), tmp_path)
+            _of("\n".join((f"[{key.section}]", *lines, OTHERS.get(key.section, ""))), tmp_path)
 
 
 def test_the_schema_describes_every_key_of_the_file() -> None:

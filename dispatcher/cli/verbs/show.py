@@ -98,7 +98,7 @@ def _print(store: Client, task_id: int, *, absolute: bool) -> None:
     task, runs, calendar = _task(store, task_id), store.runs(task_id), store.calendar()
     date = partial(render.time, calendar=calendar, absolute=absolute)
     variables = submitters_variables(store.store, task)
-    facts = {**_kin(store, task), **_handover(store.handover(task_id))}
+    facts = {"made by": task.origin, **_kin(store, task), **_handover(store.handover(task_id))}
     _print_task(task, runs[-1] if runs else None, date, variables, facts)
     hosts = {one.node.id: one.name for one in store.nodes()}
     if runs:
