@@ -1,19 +1,17 @@
 """Hooks: a task for what happens, in its transaction, on every engine."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dispatcher.calendar import Calendar
 from dispatcher.events import EventKind
-from dispatcher.hooks import KINDS, ORIGIN, STATES, Happened, Hook
+from dispatcher.hooks import Hook
 from dispatcher.model import Node, Outcome, TaskFilter, TaskState
-from dispatcher.new_task import NewTask
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import events
 from dispatcher.store.statements import hooks as sql
+from tests.contract.doubles import AllHooks
 from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlement
 
 S = TaskState
@@ -27,22 +25,6 @@ NODE_ROW = Node(
     seen_at=NOW,
     seen_interval_ms=1,
 )
-
-
-@dataclass
-class AllHooks:
-    """Hooks of everything: each event gets a task, and is kept."""
-
-    states: frozenset[TaskState] = frozenset(STATES.values())
-    kinds: frozenset[str] = frozenset(KINDS.values())
-    seen: list[Happened] = field(default_factory=list)
-
-    def tasks(self, happened: Sequence[Happened], calendar: Calendar) -> list[NewTask]:
-        self.seen += happened
-        return [
-            new_task(queue="hooks", payload=str(one.id), origin=f"{ORIGIN}{one.hook}")
-            for one in happened
-        ]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dispatcher.store import server_facts
 from dispatcher.store.open import open_store, server_of
 from dispatcher.store.statements import workers as workers_sql
 from dispatcher.words import Beat
+from tests.contract.doubles import AllHooks
 from tests.contract.helpers import NODE, NOW, SHARED, OneByOne, later, new_task
 from tests.postgres import Postgres
 
@@ -49,6 +50,13 @@ def retried_parent(store: OneByOne) -> None:
     store.lock_for_retry([1])
     store.retry(1, now=NOW)
     store.release(child, now=NOW)
+
+
+def with_a_hook(store: OneByOne) -> None:
+    store.raw.use_hooks(AllHooks())
+    store.hold(store.new(), "why", now=NOW)
+    store.pause("another", "why", now=NOW)
+    store.raw.use_hooks(None)
 
 
 def in_one(store: OneByOne, statement: str, values: dict[str, object] | None = None) -> Any:
@@ -90,6 +98,7 @@ OPERATES: dict[str, Callable[[OneByOne], Any]] = {
     "release": lambda store: store.release(2, now=NOW),
     "retry": lambda store: store.retry(2, now=NOW),
     "retry a parent": retried_parent,
+    "with a hook": with_a_hook,
     "answer": lambda store: store.answer(2, "yes", now=NOW),
     "end a run": lambda store: store.cancel(4, "why", now=NOW),
     "pause": lambda store: store.pause("default", "why", now=NOW),
