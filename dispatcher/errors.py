@@ -85,8 +85,8 @@ class StoreUnusable(DispatcherError):
     exit_code = ExitCode.CONFIG
 
 
-class StoreForbidden(StoreUnusable):
-    """The server lets this role not in, or not do this; whoever could before waits for that."""
+class StoreWithheld(StoreUnusable):
+    """The store is missing, or this role may not do this; whoever worked before waits for that."""
 
 
 class StoreRefused(DispatcherError):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from dispatcher.errors import StoreUnavailable, StoreUnusable
+from dispatcher.errors import StoreUnavailable, StoreUnusable, StoreWithheld
 from dispatcher.store import session_text as sql
 from dispatcher.store.exchanges import Exchanges
 from dispatcher.store.server import DatabaseServer, Session
@@ -43,11 +43,17 @@ class Beginning:
         """Return whether server or store may be another one than in the transaction before.
 
         The arguments are what the clock's statement returns after clock and timeline. Raises
-        `StoreUnavailable` for a store that was replaced: the next session finds out by which.
+        `StoreWithheld` for a store that is gone, `StoreUnavailable` for one that was replaced: the
+        next session finds out by which.
         """
         known, self._meta = self._meta, meta
         if meta is None or known not in (None, meta):
             self._refuse_other()
+        if known is not None and meta is None:
+            raise StoreWithheld(
+                f"{self._name} holds no store any more; restore it from a backup, or let"
+                " store.schema name another schema"
+            )
         if known not in (None, meta):
             raise StoreUnavailable(
                 f"{self._name} was restored or made anew while in use; it is examined first"

@@ -13,11 +13,11 @@ import psycopg
 from dispatcher.complaints import in_words
 from dispatcher.errors import (
     DispatcherError,
-    StoreForbidden,
     StoreLocked,
     StoreRefused,
     StoreUnavailable,
     StoreUnusable,
+    StoreWithheld,
 )
 
 #: Raised for a value that no column can hold, and for all that goes wrong in driver and server.
@@ -78,8 +78,9 @@ _UNUSABLE: Final[Mapping[str, str]] = {
     "42501": "grant this role what it lacks, or let store.url name another role",
 }
 
-#: Of these, what lets this role not in, or not do what it tries: it may have been able to before.
-_FORBIDDEN: Final = ("28", "42501")
+#: Of these, what a person may have taken away, and may give back: the right to come in or to do
+#: something, the database, the schema, a table.
+_WITHHELD: Final = ("28", "42501", "3D", "3F", "42P01")
 
 #: Classes of errors in one statement's values: value, constraint, size of an index entry.
 _REFUSED: Final = ("22", "23", "54")
@@ -140,7 +141,7 @@ def translated(
         return StoreRefused(problem)
     if (remedy := _of_kind(state, _UNUSABLE)) is not None:
         remedy = (granting if _IN_SCHEMA.match(problem) else "") or remedy
-        kind = StoreForbidden if state.startswith(_FORBIDDEN) else StoreUnusable
+        kind = StoreWithheld if state.startswith(_WITHHELD) else StoreUnusable
         return kind(f"{name}: {problem}; {remedy}")
     if state == _LOCKED:
         problem = f"another session has held a lock for more than {patience:g} s"
@@ -171,7 +172,7 @@ def of_begin(error: psycopg.Error, name: str, *, has_begun: bool) -> DispatcherE
         return StoreUnavailable(f"{name}: {problem}; {_READ_ONLY_SERVER}") if is_standby else None
     if _IN_SCHEMA.match(problem) or (remedy := _NO_TIMELINE.get(state)) is None:
         return None
-    kind = StoreForbidden if state.startswith(_FORBIDDEN) else StoreUnusable
+    kind = StoreWithheld if state.startswith(_WITHHELD) else StoreUnusable
     return kind(
         f"{name}: {problem}; without the server's timeline (pg_current_wal_lsn(),"
         f" pg_walfile_name(pg_lsn)) no failover would be noticed: {remedy}"

@@ -5,7 +5,7 @@ from contextlib import closing
 from functools import partial
 from typing import Final
 
-from dispatcher.errors import AlreadyHeld, StoreForbidden, StoreUnusable
+from dispatcher.errors import AlreadyHeld, StoreUnusable, StoreWithheld
 from dispatcher.store import migrate, migrations
 from dispatcher.store.engine import transaction
 from dispatcher.store.postgresql import PostgresqlEngine
@@ -109,11 +109,11 @@ def version(server: DatabaseServer) -> int | None:
 def find(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[bool, bool, bool | None]:
     """Return whether the store exists, whether its schema does, and whether this role owns that.
 
-    Raises `StoreForbidden` for a schema that this role may not use.
+    Raises `StoreWithheld` for a schema that this role may not use.
     """
     ((is_there, may_use, is_own),) = engine.rows(_FOUND, {"schema": server.schema})
     if may_use is False:
-        raise StoreForbidden(f"{server.name}: this role may not use the schema; {server.granting}")
+        raise StoreWithheld(f"{server.name}: this role may not use the schema; {server.granting}")
     return is_there, may_use is not None, is_own
 
 
@@ -195,7 +195,7 @@ def _create(engine: PostgresqlEngine, server: DatabaseServer, made: Callable[[],
         if not has_schema:
             engine.change(f'CREATE SCHEMA "{server.schema}"')
         elif engine.rows(_MAY_CREATE, {"schema": server.schema}) == [(False,)]:
-            raise StoreForbidden(
+            raise StoreWithheld(
                 f"{server.name}: the schema has no store, and this role may not make one in it; let"
                 " the schema's owner run `dispatcher migrate`, or grant this role CREATE on it"
             )

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from dispatcher.errors import CommitUnknown, StoreForbidden, StoreRefused, StoreUnavailable
+from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreWithheld
 from dispatcher.store.api import Transactions
 from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.turn import Turn
@@ -57,7 +57,7 @@ class Chore:
             with self._store.transaction() as now:
                 turn = Turn(now, at)
                 self._work.do(turn)
-        except (StoreUnavailable, StoreForbidden, CommitUnknown, StoreRefused) as error:
+        except (StoreUnavailable, StoreWithheld, CommitUnknown, StoreRefused) as error:
             self.error = str(error)
             if self._outage.record_failure(error, at=at):
                 log.warning("work.postponed", work=self.name, error=self.error)

@@ -3,7 +3,7 @@
 import random
 
 from dispatcher.backoff import Backoff
-from dispatcher.errors import StoreForbidden, StoreLocked
+from dispatcher.errors import StoreLocked, StoreWithheld
 from dispatcher.times import Instant
 
 #: Seconds until the store is tried again: first, and at most; doubling.
@@ -26,8 +26,8 @@ class Outage:
         self._since = Instant(0.0)
         self.is_locked = False
         """Whether the last failure was another session's lock."""
-        self._is_denied = False
-        """Whether the last failure was a missing right: only a person ends that."""
+        self._is_withheld = False
+        """Whether a right, or the store itself, was missing: only a person ends that."""
 
     def silent_for(self, at: Instant) -> float | None:
         """Return the seconds since the store last answered, None while it does."""
@@ -39,8 +39,8 @@ class Outage:
         return None if self.retry_at is None else self._since
 
     def record_failure(self, error: Exception, *, at: Instant) -> bool:
-        """Plan the next try; return whether an outage has begun, or shows to be a missing right."""
-        was_denied, self._is_denied = self._is_denied, isinstance(error, StoreForbidden)
+        """Plan the next try; return whether an outage has begun, or a person has to end it."""
+        was_withheld, self._is_withheld = self._is_withheld, isinstance(error, StoreWithheld)
         self.is_locked = isinstance(error, StoreLocked)
         is_new = self.retry_at is None
         if is_new:
@@ -50,10 +50,10 @@ class Outage:
         if self._rng is not None:
             delay = self._rng.uniform(delay / 2, delay)
         self.retry_at = Instant(at + delay)
-        return is_new or (self._is_denied and not was_denied)
+        return is_new or (self._is_withheld and not was_withheld)
 
     def record_success(self, *, at: Instant) -> float | None:
         """End the outage, if there is one; return its length in seconds."""
         silent_for = self.silent_for(at)
-        self.retry_at, self._is_denied, self.is_locked = None, False, False
+        self.retry_at, self._is_withheld, self.is_locked = None, False, False
         return silent_for

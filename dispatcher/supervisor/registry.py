@@ -5,7 +5,7 @@ from functools import partial
 
 import structlog
 
-from dispatcher.errors import CommitUnknown, ConfigError, StoreForbidden, StoreUnavailable
+from dispatcher.errors import CommitUnknown, ConfigError, StoreUnavailable, StoreWithheld
 from dispatcher.history import History
 from dispatcher.model import Node
 from dispatcher.store.api import SupervisorStore
@@ -25,7 +25,7 @@ LONGEST_PAUSE = 5.0
 
 
 #: The errors of a store that a daemon leaves without a word.
-_UNREACHED = (StoreUnavailable, StoreForbidden, CommitUnknown)
+_UNREACHED = (StoreUnavailable, StoreWithheld, CommitUnknown)
 
 
 class Registry:

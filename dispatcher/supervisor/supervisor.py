@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
-from dispatcher.errors import CommitUnknown, StoreForbidden, StoreLocked, StoreRefused
+from dispatcher.errors import CommitUnknown, StoreLocked, StoreRefused, StoreWithheld
 from dispatcher.executor_api import Event, ExecutorApi
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
@@ -88,7 +88,7 @@ class Supervisor:
         self._rest = Rest(store, executor, memory)
         self._inbox = Inbox()
         self._outage = Outage(rng=rng)
-        self._has_worked = False  # then rights that are missing are an outage
+        self._has_worked = False  # then what is withheld is an outage
         self._rested_at = LONG_AGO
         """When the last tick was left out."""
 
@@ -153,7 +153,7 @@ class Supervisor:
             else:
                 self._attempt(unanswered, self._resting() if rests else self._duties(), at)
         except FAILURES as error:
-            if isinstance(error, StoreForbidden) and not self._has_worked:
+            if isinstance(error, StoreWithheld) and not self._has_worked:
                 raise
             self._inbox.failed()
             self._workers.request_retry(unanswered, at=at)

@@ -7,9 +7,9 @@ from typing import Final
 from dispatcher.errors import (
     CommitUnknown,
     DispatcherError,
-    StoreForbidden,
     StoreRefused,
     StoreUnavailable,
+    StoreWithheld,
 )
 from dispatcher.history import History
 from dispatcher.store.api import Transactions, Version
@@ -24,7 +24,7 @@ class FailedOver(DispatcherError):
 
 
 #: After one of these a tick, which has left no trace, is tried again.
-FAILURES: Final = (StoreUnavailable, StoreForbidden, StoreRefused, CommitUnknown, FailedOver)
+FAILURES: Final = (StoreUnavailable, StoreWithheld, StoreRefused, CommitUnknown, FailedOver)
 
 
 class Transactor:

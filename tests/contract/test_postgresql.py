@@ -15,10 +15,10 @@ from dispatcher.errors import (
     CommitUnknown,
     ConfigError,
     DispatcherError,
-    StoreForbidden,
     StoreRefused,
     StoreUnavailable,
     StoreUnusable,
+    StoreWithheld,
 )
 from dispatcher.store import exchanges
 from dispatcher.store.engine import Row, transaction
@@ -694,7 +694,7 @@ def test_a_role_that_may_not_see_the_timeline_is_told_what_to_be_granted(server:
     server.sql("CREATE ROLE blind LOGIN")
     with (
         closing(opened(server.url(name, user="blind"))) as engine,
-        pytest.raises(StoreForbidden, match=r"pg_walfile_name.*grant this role EXECUTE on both"),
+        pytest.raises(StoreWithheld, match=r"pg_walfile_name.*grant this role EXECUTE on both"),
     ):
         write(engine)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.errors import ConfigError, StoreForbidden, StoreUnavailable, StoreUnusable
+from dispatcher.errors import ConfigError, StoreUnavailable, StoreUnusable, StoreWithheld
 from dispatcher.store.open import open_store, remembered_identity
 from tests.contract.helpers import NOW, SHARED, new_task
 from tests.postgres import Postgres
@@ -131,7 +131,7 @@ def test_a_role_that_may_use_an_empty_schema_is_told_that_it_may_not_create(
 ) -> None:
     postgres.sql("CREATE SCHEMA dispatcher; GRANT USAGE ON SCHEMA dispatcher TO stranger")
 
-    with pytest.raises(StoreForbidden, match=r"may not make one in it.*grant this role CREATE"):
+    with pytest.raises(StoreWithheld, match=r"may not make one in it.*grant this role CREATE"):
         identity(stranger, state_dir)
 
 

@@ -1,5 +1,6 @@
 """Daemons on a PostgreSQL server."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -98,6 +99,69 @@ def test_a_daemon_waits_for_a_right_that_is_taken_away_and_starts_without_none(
     assert 1 == len(world.show(running)["runs"])
     postgres.sql(f"ALTER ROLE {role} NOLOGIN")
     assert "is not permitted to log in" in world.cli("run", exits=78).stderr
+
+
+#: What is not there for a while, by what is renamed: itself, its new name, and where it is.
+MISSING = {
+    "schema": (f"SCHEMA {SCHEMA}", "SCHEMA away", "away", SCHEMA),
+    "meta": (f"TABLE {SCHEMA}.meta", f"TABLE {SCHEMA}.away", "away", "meta"),
+    "tasks": (f"TABLE {SCHEMA}.tasks", f"TABLE {SCHEMA}.away", "away", "tasks"),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_daemon_waits_for_a_store_that_is_missing_for_a_while(
+    shared: World, postgres: Postgres, missing: str
+) -> None:
+    there, away, new, old = MISSING[missing]
+    with shared.daemon() as daemon:
+        running = shared.submit("sh", "-c", "until test -e go; do sleep 0.05; done")
+        daemon.expect("run.started")
+        postgres.sql(f"ALTER {there} RENAME TO {new}")
+        try:
+            text = r"holds no store any more|relation .* does not exist"
+            eventually(lambda: _last_error(daemon, text))
+            (shared.directory / "go").touch()
+        finally:
+            postgres.sql(f"ALTER {away} RENAME TO {old}")
+        daemon.expect("store.recovered")
+
+        assert 0 == shared.cli("wait", running).exit_code
+    assert 1 == len(shared.show(running)["runs"])
+
+
+def test_a_daemon_waits_for_a_database_that_is_missing_for_a_while(
+    world: World, postgres: Postgres
+) -> None:
+    name = postgres.new_database()
+    world.configure(store={"url": postgres.url(name)})
+    with world.daemon() as daemon:
+        world.cli("submit", "--wait", "--", "true")
+        postgres.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        eventually(lambda: _rename_unused(postgres, name, f"{name}_away"))
+        try:
+            eventually(lambda: _last_error(daemon, f'database "{name}" does not exist'))
+        finally:
+            postgres.sql(f"ALTER DATABASE {name}_away RENAME TO {name}")
+            postgres.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        daemon.expect("store.recovered")
+
+        world.cli("submit", "--wait", "--", "true")
+    postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _rename_unused(postgres: Postgres, database: str, name: str) -> None:
+    postgres.sql(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    )
+    assert [] == postgres.sql(f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}'")
+    postgres.sql(f"ALTER DATABASE {database} RENAME TO {name}")
+
+
+def _last_error(daemon: Daemon, text: str) -> None:
+    errors = [line["error"] for line in daemon.events("store.unavailable")]
+    assert errors
+    assert re.search(text, errors[-1])
 
 
 def test_r90_each_task_of_two_daemons_runs_once(

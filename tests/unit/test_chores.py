@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from dispatcher.errors import (
     CommitUnknown,
     DispatcherError,
-    StoreForbidden,
     StoreRefused,
     StoreUnavailable,
+    StoreWithheld,
 )
 from dispatcher.model import Liveness, TaskState
 from dispatcher.new_task import NewTask
@@ -90,7 +90,7 @@ def test_r69_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
     "error",
     [
         StoreUnavailable("disk full"),
-        StoreForbidden("denied"),
+        StoreWithheld("denied"),
         CommitUnknown("no answer"),
         StoreRefused("CHECK"),
     ],

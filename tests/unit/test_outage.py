@@ -2,14 +2,14 @@
 
 import random
 
-from dispatcher.errors import StoreForbidden, StoreUnavailable
+from dispatcher.errors import StoreUnavailable, StoreWithheld
 from dispatcher.supervisor.outage import STORE_RETRY, Outage
 from dispatcher.times import Instant
 
 FIRST, MOST = STORE_RETRY
 
 SILENT = StoreUnavailable("silent")
-DENIED = StoreForbidden("denied")
+DENIED = StoreWithheld("denied")
 
 
 def delays(outage: Outage, many: int) -> list[float]:

@@ -7,11 +7,11 @@ import psycopg
 import pytest
 
 from dispatcher.errors import (
-    StoreForbidden,
     StoreLocked,
     StoreRefused,
     StoreUnavailable,
     StoreUnusable,
+    StoreWithheld,
 )
 from dispatcher.store import postgresql_errors
 from dispatcher.store.postgresql_text import Writes, translated, writes_of
@@ -54,11 +54,12 @@ def test_literals_comments_and_casts_hold_no_parameter(statement: str) -> None:
         ("22003", StoreRefused, "", False),
         ("23514", StoreRefused, "", False),
         ("54000", StoreRefused, "", False),
-        ("3D000", StoreUnusable, "createdb", False),
-        ("3F000", StoreUnusable, "store.schema", False),
-        ("42P01", StoreUnusable, "restore it", False),
-        ("42501", StoreForbidden, "grant this role", False),
-        ("28P01", StoreForbidden, "PGPASSFILE", False),
+        ("3D000", StoreWithheld, "createdb", False),
+        ("3F000", StoreWithheld, "store.schema", False),
+        ("42P01", StoreWithheld, "restore it", False),
+        ("42703", StoreUnusable, "restore it", False),
+        ("42501", StoreWithheld, "grant this role", False),
+        ("28P01", StoreWithheld, "PGPASSFILE", False),
         ("XX001", StoreUnavailable, "its log", False),
     ],
 )
@@ -86,8 +87,8 @@ def test_an_error_is_translated_by_its_state(
         ),
         ("session is read-only", StoreUnavailable, "name the primary"),
         ("Connection refused", StoreUnavailable, "is the server up"),
-        ('FATAL:  no pg_hba.conf entry for host "h"', StoreForbidden, "pg_hba.conf lets in"),
-        ('FATAL:  database "d" does not exist', StoreUnusable, "createdb"),
+        ('FATAL:  no pg_hba.conf entry for host "h"', StoreWithheld, "pg_hba.conf lets in"),
+        ('FATAL:  database "d" does not exist', StoreWithheld, "createdb"),
     ],
 )
 def test_what_is_refused_before_a_session_exists_has_its_remedy(

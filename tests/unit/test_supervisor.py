@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.daemon.worker_channel import WorkerRequests
-from dispatcher.errors import CommitUnknown, StoreForbidden, StoreRefused, StoreUnavailable
+from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreWithheld
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.supervisor.stop import Stop
@@ -512,13 +512,13 @@ def test_nothing_leaves_before_the_commit_and_nothing_is_lost_after_it_failed(
 def test_rights_that_are_missing_at_the_start_end_the_daemon_and_later_are_an_outage(
     world: World, unwell: Unwell
 ) -> None:
-    unwell.failures = [(StoreForbidden("denied"), False)]
-    with pytest.raises(StoreForbidden):
+    unwell.failures = [(StoreWithheld("denied"), False)]
+    with pytest.raises(StoreWithheld):
         world.tick()
 
     task = world.submit("true")
     world.start()
-    unwell.failures = [(StoreForbidden("denied"), False)] * 3
+    unwell.failures = [(StoreWithheld("denied"), False)] * 3
     with capture_logs() as logs:
         world.gone(task, 0)
         world.run_for(2)
