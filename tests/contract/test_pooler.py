@@ -1,5 +1,7 @@
 """A store behind a pooler that gives each transaction another session of the server."""
 
+import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -58,6 +60,11 @@ def store(pooler: Pooler, tmp_path: Path) -> Iterator[OneByOne]:
         yield store
 
 
+def read(store: OneByOne) -> None:
+    with store.raw.snapshot():
+        store.raw.task(1)
+
+
 def in_one(store: OneByOne, statement: str) -> list[tuple[object, ...]]:
     with store.raw.transaction():
         return store.sql(statement)
@@ -109,7 +116,7 @@ def test_a_newer_version_of_the_store_is_found_at_the_next_transaction(
         server.sql(META.format(KNOWN + 1, key))
 
     with pytest.raises(StoreUnusable, match="newer dispatcher"):
-        store.new() if write else store.tasks_by_ids([1])
+        store.new() if write else read(store)
 
 
 def test_a_newer_version_with_which_it_can_work_is_no_obstacle(
@@ -156,7 +163,7 @@ def test_who_works_alone_with_a_store_lets_no_transaction_begin(
     with closing(PostgresqlEngine(at)) as alone, closing(hasty.raw):
         with transaction(alone, write=True, schema=True):
             refuse_others(alone, at)
-            for use in (hasty.new, lambda: hasty.tasks_by_ids([1])):
+            for use in (hasty.new, lambda: read(hasty)):
                 with pytest.raises(StoreUnavailable, match="held a lock"):
                     use()
         hasty.new()
@@ -168,6 +175,39 @@ def test_who_works_alone_with_a_store_lets_no_transaction_begin(
                 transaction(alone, write=True, schema=True),
             ):
                 refuse_others(alone, at)
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_transaction_that_waited_for_an_upgrade_sees_it(
+    store: OneByOne, server: Postgres, write: bool
+) -> None:
+    """Its snapshot is not older than the end of the wait."""
+    store.new()
+    waits = "SELECT 1 FROM pg_locks WHERE relation = CAST('{}.meta' AS regclass) AND NOT granted"
+    found: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            store.new() if write else read(store)
+        except StoreUnusable as error:
+            found.append(error)
+
+    with closing(server.connect()) as upgrade:
+        upgrade.execute("BEGIN")
+        upgrade.execute(f"LOCK TABLE {SCHEMA}.meta IN ACCESS EXCLUSIVE MODE".encode())
+        waiting = threading.Thread(target=use)
+        waiting.start()
+        eventually(lambda: _assert_some(server, waits.format(SCHEMA)))
+        for key in ("schema_version", "usable_since"):
+            upgrade.execute(META.format(KNOWN + 1, key).encode())
+        upgrade.execute("COMMIT")
+        waiting.join()
+
+    assert ["newer dispatcher"] == re.findall("newer dispatcher", str(found))
+
+
+def _assert_some(server: Postgres, statement: str) -> None:
+    assert server.sql(statement)
 
 
 # A session that was given up ----------------------------------------------------------------------
