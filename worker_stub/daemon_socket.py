@@ -19,6 +19,15 @@ class Unreachable(Exception):
     """No daemon answered in time; it may be restarting: try again."""
 
 
+def json_text(what: str, value: object) -> bytes:
+    """Return a value as JSON, as short as it can be. Raises ValueError if it cannot be JSON."""
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} cannot be JSON: {error}") from None
+
+
 class DaemonSocket:
     """A connection that is made when needed, and again after it broke."""
 
@@ -32,12 +41,10 @@ class DaemonSocket:
         """Send a request and return its reply.
 
         Raises `Unreachable` after `within` seconds, or when the socket has been missing for
-        `MISSING` seconds: a first call waits for it, later ones do not wait again.
+        `MISSING` seconds: a first call waits for it, later ones do not wait again. Raises
+        ValueError for what cannot be sent.
         """
-        try:
-            line = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the request cannot be JSON: {error}") from None
+        line = json_text("the request", request) + b"\n"
         if len(line) > MAX_LINE:
             raise ValueError(f"{len(line)} bytes are more than one line holds ({MAX_LINE})")
         try:

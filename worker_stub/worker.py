@@ -9,7 +9,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Literal, NoReturn, Self
 
 from worker_stub import names
-from worker_stub.daemon_socket import DaemonSocket, Unreachable
+from worker_stub.daemon_socket import DaemonSocket, Unreachable, json_text
 
 #: Seconds until an unanswered request is sent again: at first, and at most.
 RETRY = (0.1, 5.0)
@@ -69,6 +69,7 @@ class Worker:
         self._on_refused = on_refused or _exit
         self._beats = beats
         self._requesting = threading.Lock()
+        self._reporting = threading.Lock()
         self._report: dict[str, Any] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -89,25 +90,32 @@ class Worker:
     def progress(self, fraction: float | None = None, note: str | None = None) -> None:
         """Report with the next heartbeat the progress, from 0 to 1, and a note.
 
-        Raises ValueError for another number, and for a note of more than 4096 characters.
+        Raises ValueError for another number, and for a note of more than 4096 characters. One that
+        is not UTF-8 is left out.
         """
+        report: dict[str, Any] = {}
         if fraction is not None:
             if not 0 <= fraction <= 1:
                 raise ValueError(f"progress: must be from 0 to 1, not {fraction}")
-            self._report["progress"] = fraction
+            report["progress"] = fraction
         if note is not None:
             if len(note) > names.MAX_TEXT:
                 raise ValueError(f"note: {len(note)} characters are more than {names.MAX_TEXT}")
-            self._report["note"] = note
+            report["note"] = note
+        with self._reporting:
+            self._report |= report
 
     def checkpoint(self, value: object) -> None:
         """Report with the next heartbeat what the next run of the task finds: any JSON, 32 KiB.
 
-        Raises ValueError for more.
+        What becomes of the value later changes nothing. Raises ValueError for more, and for a value
+        that cannot be JSON, such as NaN.
         """
-        if (size := len(json.dumps(value).encode())) > names.MAX_RESULT:
-            raise ValueError(f"checkpoint: {size} bytes are more than {names.MAX_RESULT}")
-        self._report["checkpoint"] = value
+        text = json_text("checkpoint", value)
+        if len(text) > names.MAX_RESULT:
+            raise ValueError(f"checkpoint: {len(text)} bytes are more than {names.MAX_RESULT}")
+        with self._reporting:
+            self._report["checkpoint"] = json.loads(text)
 
     def heartbeat(self, progress: float | None = None, note: str | None = None) -> float:
         """Renew the lease; return the seconds that it lasts now.
@@ -115,11 +123,13 @@ class Worker:
         Raises `Refused`, and `Unreachable` without an answer: try again.
         """
         self.progress(progress, note)
-        report, self._report = self._report, {}
+        with self._reporting:
+            report, self._report = self._report, {}
         try:
             reply = self._request({"op": "heartbeat", **report})
         except Unreachable:
-            self._report = {**report, **self._report}
+            with self._reporting:
+                self._report = {**report, **self._report}
             raise
         return float(reply["lease_expires_in"])
 
@@ -182,9 +192,12 @@ class Worker:
             except Unreachable:
                 wait = delay
                 delay = min(longest, delay * 2, max(0.05, self._interval))
+            except ValueError as error:  # so is one that cannot be sent
+                _print(error)
+                wait = delay
             except Refused as refusal:
                 if refusal.error == names.INVALID:  # the report is wrong, not the claim
-                    _print_refusal(refusal)
+                    _print(refusal)
                     wait = delay
                     continue
                 if not self._over.is_set():
@@ -194,10 +207,10 @@ class Worker:
 
 def _exit(refusal: Refused) -> NoReturn:
     """Exit at once, from any thread: another run may own the task already."""
-    _print_refusal(refusal)
+    _print(refusal)
     os._exit(names.LEASE_LOST)
 
 
-def _print_refusal(refusal: Refused) -> None:
-    sys.stderr.write(f"worker_stub: {refusal}\n")
+def _print(error: Exception) -> None:
+    sys.stderr.write(f"worker_stub: {error}\n")
     sys.stderr.flush()

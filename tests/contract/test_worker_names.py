@@ -43,14 +43,17 @@ class Answering:
 
 
 class Picky:
-    """The daemon's half of a channel that understands no notes."""
+    """A channel to a daemon that understands no notes, or that cannot send them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sends: bool) -> None:
+        self._sends = sends
         self.requests: list[dict[str, Any]] = []
 
     def request(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
         self.requests.append(request)
         if "note" in request:
+            if not self._sends:
+                raise ValueError("the request cannot be JSON")
             return {"ok": False, "error": "invalid", "message": "what?"}
         return {"ok": True, "lease_expires_in": 60.0}
 
@@ -130,9 +133,10 @@ def test_a_progress_that_the_daemon_would_refuse_is_refused_in_the_worker(progre
     assert [worker_api.Heartbeat(task_id=7, lock="lock")] == channel.received
 
 
-def test_a_beating_thread_with_an_invalid_note_goes_on_without_it() -> None:
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_beating_thread_with_an_invalid_note_goes_on_without_it(sends: bool) -> None:
     """Only a claim that is gone ends a worker; a note that nobody can read does not."""
-    channel = Picky()
+    channel = Picky(sends=sends)
     refusals: list[Refused] = []
     beating = Worker(beats="thread", environ=dict(ENVIRONMENT), on_refused=refusals.append)
     beating._socket = channel  # type: ignore[assignment]
