@@ -48,7 +48,7 @@ def text(one: IntentResult, stranded: StrandedReport | None) -> str:
     """Return what becomes of a task, to be read after its id."""
     assert one.task is not None
     if one.ahead is None:
-        return one.task.state
+        return f"{one.task.state}: {one.task.reason}" if _is_broken(one) else one.task.state
     if stranded is None or stranded.is_ours:
         return f"is {_course(one.ahead)}"
     return (
@@ -71,6 +71,19 @@ def _course(ahead: Outlook) -> str:
     return f"being ended{known}; then it is {ahead.state}"
 
 
+def _is_held_still(one: IntentResult) -> bool:
+    assert one.task is not None
+    return one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD
+
+
+def _is_broken(one: IntentResult) -> bool:
+    """Return whether an operator's hold is over, but a parent did not succeed meanwhile."""
+    assert one.task is not None
+    return _is_held_still(one) or (
+        one.intent is Intent.RELEASE and one.task.state is TaskState.CANCELLED
+    )
+
+
 def refusal(one: IntentResult) -> str | None:
     """Return why the request has no effect; None: it has one, now or when the run ends."""
     if one.was is None or one.task is None:
@@ -82,7 +95,7 @@ def refusal(one: IntentResult) -> str | None:
         has = "is" if one.was is TaskState.CANCELLED else "has"
         already = f"task {one.task_id} {has} {one.was} already; {_ONLY[one.intent]}"
         return already if over else None
-    if one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD:
+    if _is_held_still(one) and one.task.attempts_used >= one.task.max_attempts:
         return f"task {one.task_id} is {one.was} with no attempt left; {_retry(one.task_id)}"
     fits = {TaskState.HELD, TaskState.WAITING}
     if one.intent is Intent.RETRY:

@@ -1,19 +1,16 @@
-"""Dependencies of tasks on others: at their submit, and once a parent has finished.
+"""Dependencies of tasks on others, once a parent has finished or is retried.
 
 The end of a task is passed on to those that wait for it by `resolve`, in bounded steps: one task
 may be the parent of very many.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
-from dispatcher.dependency import Dependency, DependencyState, ParentFailure, TaskKey
+from dispatcher.dependency import Dependency, DependencyState, ParentFailure
 from dispatcher.model import FINISHED, TaskState
-from dispatcher.new_task import NO_WAIT, NewTask, Wait
 from dispatcher.store import moves
 from dispatcher.store.engine import Engine, Values
 from dispatcher.store.rows import dependency_from, state_from
@@ -30,116 +27,6 @@ _MOST_RESULTS: Final = 512 * 1024
 _OPEN, _MET, _BROKEN = DependencyState.OPEN, DependencyState.MET, DependencyState.BROKEN
 
 
-class KnownParents(Struct, frozen=True, kw_only=True):
-    """The parents of new tasks that exist, locked."""
-
-    states: Mapping[int, TaskState]
-    ids: Mapping[TaskKey, int]
-
-    def id_of(self, parent: int | TaskKey) -> int | None:
-        """Return a parent's id; None if there is no such task."""
-        if isinstance(parent, TaskKey):
-            return self.ids.get(parent)
-        return parent if parent in self.states else None
-
-    def missing(self, tasks: Iterable[NewTask]) -> list[int | TaskKey]:
-        """Return the parents that are neither known nor among the tasks themselves."""
-        own = {TaskKey(task.queue, task.key) for task in tasks if task.key is not None}
-        return [
-            parent
-            for task in tasks
-            for parent in (*task.after, *task.after_any)
-            if parent not in own and self.id_of(parent) is None
-        ]
-
-
-NO_PARENTS: Final = KnownParents(states={}, ids={})
-
-
-def parents_of(engine: Engine, tasks: Sequence[NewTask], *, locks: bool = True) -> KnownParents:
-    """Return the parents of new tasks, and lock them: none finishes before these wait for it."""
-    wanted = {parent for task in tasks for parent in (*task.after, *task.after_any)}
-    if not wanted:
-        return NO_PARENTS
-    rows = [
-        {"queue": one.queue, "key": one.key} if isinstance(one, TaskKey) else {"id": one}
-        for one in wanted
-    ]
-    states, ids = {}, {}
-    for task_id, queue, key, state in engine.rows(
-        sql.PARENTS if locks else sql.KNOWN, {"given": rows_of(rows)}
-    ):
-        states[task_id] = state_from(state)
-        if key is not None:
-            ids[TaskKey(queue, key)] = task_id
-    return KnownParents(states=states, ids=ids)
-
-
-def wait_of(task: NewTask, known: KnownParents, missing: Collection[int | TaskKey]) -> Wait:
-    """Return for what a new task waits; parents that are not `missing` exist, or come with it."""
-    if not (task.after or task.after_any):
-        return NO_WAIT
-    broken = None
-    open_ones = 0
-    for parent, any_outcome in _named(task, known).items():
-        if parent in missing:
-            broken = broken or f"{_text(parent)} does not exist"
-        elif isinstance(parent, TaskKey) or known.states[parent] not in FINISHED:
-            open_ones += 1
-        elif _state(known.states[parent], any_outcome, task.on_parent_failure) is _BROKEN:
-            broken = broken or _why(parent, known.states[parent])
-    runs = task.on_parent_failure is ParentFailure.RUN
-    return Wait(open_ones, None if runs else broken)
-
-
-def link(
-    engine: Engine,
-    created: Mapping[int, NewTask],
-    known: KnownParents,
-    missing: Collection[int | TaskKey],
-) -> bool:
-    """Add the dependencies of tasks just created, given by id; they may be among each other's.
-
-    Returns whether one waits for a parent that may have finished: then `resolve` has to find out.
-    """
-    ids = {**known.ids}
-    ids |= {TaskKey(one.queue, one.key): task_id for task_id, one in created.items() if one.key}
-    named = {task_id: _named(task, known) for task_id, task in created.items()}
-    late = _made_meanwhile(engine, {*chain(*named.values())} - ids.keys() - {*missing})
-    ids |= late
-    rows = {}
-    for task_id, task in created.items():
-        for parent, any_outcome in named[task_id].items():
-            parent_id = ids.get(parent) if isinstance(parent, TaskKey) else parent
-            if parent_id is None:
-                continue
-            state = _OPEN
-            if parent_id in known.states:
-                state = _state(known.states[parent_id], any_outcome, task.on_parent_failure)
-            elif parent in missing:
-                state = _MET if task.on_parent_failure is ParentFailure.RUN else _BROKEN
-            row = {"task_id": task_id, "parent_id": parent_id, "state": state.value}
-            rows[task_id, parent_id] = {**row, "any_outcome": any_outcome}
-    if rows:
-        engine.change(sql.LINK, {"given": rows_of(rows.values())})
-        awaited = {one for (_, one), row in rows.items() if row["state"] == _OPEN.value}
-        engine.change(sql.AWAIT, {"given": rows_of([{"id": one} for one in sorted(awaited)])})
-    return bool(late)
-
-
-def _made_meanwhile(engine: Engine, parents: Iterable[int | TaskKey]) -> dict[TaskKey, int]:
-    """Return the ids of parents that are lines of this submit, but that another one has made.
-
-    It was waited for, by the lock of their keys. They count as unfinished: if one is not, `resolve`
-    finds it.
-    """
-    keys = [{"queue": one.queue, "key": one.key} for one in parents if isinstance(one, TaskKey)]
-    if not keys:
-        return {}
-    found = engine.rows(sql.KNOWN, {"given": rows_of(keys)})
-    return {TaskKey(queue, key): task_id for task_id, queue, key, _ in found}
-
-
 def resolve(engine: Engine, *, limit: int, who: str, now: StoreTime) -> tuple[int, bool]:
     """Pass the end of tasks on to those that wait for them.
 
@@ -154,7 +41,7 @@ def resolve(engine: Engine, *, limit: int, who: str, now: StoreTime) -> tuple[in
     found = engine.rows(sql.OPEN, {"given": parents, "limit": limit})
     decided, broken = [], {}
     for task_id, parent_id, any_outcome, parent_state, rule in found:
-        state = _state(state_from(parent_state), bool(any_outcome), _rule(rule))
+        state = judged(state_from(parent_state), bool(any_outcome), _rule(rule))
         decided.append(_becomes(task_id, parent_id, _OPEN, state))
         if state is _BROKEN:
             broken[task_id] = _broken(task_id, _rule(rule), parent_id, state_from(parent_state))
@@ -221,9 +108,18 @@ def children(engine: Engine, task_id: int, limit: int) -> list[Dependency]:
     return [dependency_from(row) for row in found]
 
 
-def waive(engine: Engine, task_id: int) -> None:
-    """Let a task no longer wait for its parents."""
-    engine.change(sql.WAIVE, {"id": task_id})
+def waive(engine: Engine, task_id: int, state: DependencyState) -> None:
+    """Let a task go on without the parents on which its dependencies are in this state."""
+    engine.change(sql.WAIVE, {"id": task_id, "state": state.value})
+
+
+def first_broken(engine: Engine, task_id: int) -> Values | None:
+    """Return what `moves.BREAK` needs of a task one of whose parents did not succeed."""
+    for parent_id, state, rule in engine.rows(sql.FIRST_BROKEN, {"id": task_id}):
+        return _broken(
+            task_id, _rule(rule), parent_id, None if state is None else state_from(state)
+        )
+    return None
 
 
 def waiting_again(engine: Engine, task_ids: Iterable[int]) -> list[int]:
@@ -241,11 +137,11 @@ def _becomes(
 
 
 def _broken(
-    task_id: int, rule: ParentFailure | None, parent_id: int, parent: TaskState
+    task_id: int, rule: ParentFailure | None, parent_id: int, parent: TaskState | None
 ) -> dict[str, object]:
     """Return the row of `BREAK` of a task one of whose parents did not succeed."""
     after = TaskState.CANCELLED if rule is ParentFailure.CANCEL else TaskState.HELD
-    return {"id": task_id, "state": after.value, "reason": _why(parent_id, parent)}
+    return {"id": task_id, "state": after.value, "reason": why(parent_id, parent)}
 
 
 def _raw(result: object) -> object:
@@ -258,18 +154,8 @@ def _raw(result: object) -> object:
         return None
 
 
-def _named(task: NewTask, known: KnownParents) -> dict[int | TaskKey, bool]:
-    """Return a task's parents, by their ids if they are known, and whether each need only finish.
-
-    One that is named twice, by its id and by its key, is one parent.
-    """
-    after_any, after = (
-        [known.id_of(one) or one for one in parents] for parents in (task.after_any, task.after)
-    )
-    return dict.fromkeys(after_any, True) | dict.fromkeys(after, False)
-
-
-def _state(parent: TaskState, any_outcome: bool, rule: ParentFailure | None) -> DependencyState:
+def judged(parent: TaskState, any_outcome: bool, rule: ParentFailure | None) -> DependencyState:
+    """Return the state of a dependency on a parent in this state, for which any end may do."""
     if parent not in FINISHED:
         return _OPEN
     does = any_outcome or parent is TaskState.SUCCEEDED or rule is ParentFailure.RUN
@@ -280,9 +166,7 @@ def _rule(text: object) -> ParentFailure | None:
     return ParentFailure(str(text)) if text in {*ParentFailure} else None
 
 
-def _why(parent_id: int, state: TaskState) -> str:
-    return f"its parent {parent_id} {'was cancelled' if state is TaskState.CANCELLED else state}"
-
-
-def _text(parent: int | TaskKey) -> str:
-    return f"its parent, {parent}," if isinstance(parent, TaskKey) else f"its parent {parent}"
+def why(parent_id: int, state: TaskState | None) -> str:
+    """Return why a task does not run whose parent is in this state; None: it does not exist."""
+    does = {TaskState.CANCELLED: "was cancelled", None: "does not exist"}
+    return f"its parent {parent_id} {does.get(state, state)}"

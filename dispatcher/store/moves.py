@@ -7,6 +7,7 @@ from dispatcher.store.engine import RETURNED, Engine, Values
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.statements.moves import (
     BREAK,
+    BREAK_HELD,
     CANCEL,
     CLAIM,
     DUE,
@@ -24,6 +25,7 @@ from dispatcher.times import StoreTime
 
 __all__ = [
     "BREAK",
+    "BREAK_HELD",
     "CANCEL",
     "CLAIM",
     "DUE",

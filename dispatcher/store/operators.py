@@ -4,10 +4,11 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from dispatcher.dependency import DependencyState
 from dispatcher.events import EventKind
 from dispatcher.execution import Claim, OpenRun, Rows
 from dispatcher.model import (
@@ -29,10 +30,22 @@ from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements.given import rows_of
+from dispatcher.store.statements.moves import OF_PARENT
 from dispatcher.times import StoreTime
 
 #: The parameters of a claim that no node makes.
 _NO_NODE: Final = {"node": "", "session": ""}
+
+
+class _Found(NamedTuple):
+    """A task for an operator's verb."""
+
+    state: TaskState | None
+    """None: it does not exist."""
+    run: OpenRun | None
+    has_parents: bool = False
+    is_of_parent: bool = False
+    """Whether it is held because a parent did not succeed."""
 
 
 class SqlOperator(SqlPruner):
@@ -40,49 +53,67 @@ class SqlOperator(SqlPruner):
 
     def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
         refuse_nul({"reason": reason})
-        state, run = self._find(task_id)
-        if run is not None:
-            self._end(run, Intent.CANCEL, Outcome.CANCELLED, reason, now)
-        elif state not in FINISHED:
+        found = self._find(task_id)
+        if found.run is not None:
+            self._end(found.run, Intent.CANCEL, Outcome.CANCELLED, reason, now)
+        elif found.state not in FINISHED:
             self._move(moves.CANCEL, task_id, now, reason=reason)
-        return state
+        return found.state
 
     def hold(
         self, task_id: int, reason: str, *, replace_reason: bool = True, now: StoreTime
     ) -> TaskState | None:
         refuse_nul({"reason": reason})
-        state, run = self._find(task_id)
-        if run is not None:
-            if not _can_be_held(run, now):
-                return state
-            self._end(run, Intent.HOLD, Outcome.HELD, reason, now)
-        elif state not in FINISHED and (state is not TaskState.HELD or replace_reason):
+        found = self._find(task_id)
+        # One that is held for its parent would go on once that is retried.
+        replace_reason |= found.is_of_parent
+        if found.run is not None:
+            if not _can_be_held(found.run, now):
+                return found.state
+            self._end(found.run, Intent.HOLD, Outcome.HELD, reason, now)
+        elif found.state not in FINISHED and (found.state is not TaskState.HELD or replace_reason):
             self._move(moves.HOLD, task_id, now, reason=reason)
-        return state
+        return found.state
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
-        state, run = self._find(task_id)
+        state, run, *_ = found = self._find(task_id)
         if state in CHANGES[Intent.RETRY]:
-            self._move(moves.RETRY, task_id, now)
             from dispatcher.store import dependencies  # noqa: PLC0415 - for retries alone
 
+            if found.has_parents:
+                dependencies.waive(self.engine, task_id, DependencyState.BROKEN)
+            self._move(moves.RETRY, task_id, now)
             dependencies.reopen(self.engine, task_id, who=self._who, now=now)
         elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
             self._intend(run, Intent.RETRY, "retried by operator", now)
         return state
 
     def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
-        state, run = self._find(task_id)
-        if state is TaskState.HELD:
+        state, run, *_ = found = self._find(task_id)
+        if found.has_parents and state in (TaskState.HELD, TaskState.WAITING):
+            self._release_child(task_id, found, now)
+        elif state is TaskState.HELD:
             self._move(moves.RELEASE, task_id, now)
-        elif state is TaskState.WAITING:
-            from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
-
-            dependencies.waive(self.engine, task_id)
-            self._move(moves.WAIVE, task_id, now)
         elif run is not None and run.is_ending and _can_be_released(run, now):
             self._intend(run, Intent.RELEASE, "released by operator", now)
         return state
+
+    def _release_child(self, task_id: int, found: _Found, now: StoreTime) -> None:
+        """Let a task with parents go on by one step: from their end, their failure, or a hold."""
+        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+
+        if found.state is TaskState.WAITING:
+            dependencies.waive(self.engine, task_id, DependencyState.OPEN)
+            self._move(moves.WAIVE, task_id, now)
+            return
+        broken = dependencies.first_broken(self.engine, task_id)
+        if broken is not None and not found.is_of_parent:
+            self._announce(
+                moves.make(self.engine, moves.BREAK_HELD, [broken], who=self._who, now=now) > 0
+            )
+            return
+        dependencies.waive(self.engine, task_id, DependencyState.BROKEN)
+        self._move(moves.RELEASE, task_id, now)
 
     def answer(self, task_id: int, text: str, *, now: StoreTime) -> None:
         from dispatcher.store import handovers  # noqa: PLC0415 - for answers alone
@@ -198,14 +229,16 @@ class SqlOperator(SqlPruner):
         found = claims.claimable(self.engine, statement, values, who=self._who, now=now)
         return found or ()
 
-    def _find(self, task_id: int) -> tuple[TaskState | None, OpenRun | None]:
+    def _find(self, task_id: int) -> _Found:
         """Return a task's state, and its run if it runs; both are locked for this transaction."""
         rows = self.engine.rows(sql.STATE, {"id": task_id})
         if not rows:
-            return None, None
-        state, uid = rows[0]
+            return _Found(None, None)
+        state, uid, blockers, hold_kind = rows[0]
         runs = () if uid is None else self._open_runs(sql.RUN, {"uid": uid})
-        return state_from(state), next(iter(runs), None)
+        return _Found(
+            state_from(state), next(iter(runs), None), blockers is not None, hold_kind == OF_PARENT
+        )
 
     def _move(self, move: moves.Move, task_id: int, now: StoreTime, **facts: object) -> None:
         rows = [{"id": task_id, **facts}]

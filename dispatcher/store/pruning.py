@@ -20,20 +20,25 @@ class SqlPruner(SqlReader):
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
-        return self._delete(list(self._old(before, limit, states)), limit)
+        found = list(self._old(before, limit, states))
+        if not self.engine.dialect.shared:
+            return self._delete(found, limit)
+        # A submit that locked a parent while these were searched changed no row of it.
+        left = self._delete(self._unneeded([task_id for task_id, _ in found]), limit)
+        return Pruned(left.tasks, left.output_paths, more=left.more or len(found) == limit)
 
     def prune_each(self, task_ids: Sequence[int], wanted: TaskFilter, *, limit: int) -> Pruned:
         self.lock_rows(Rows(tasks=task_ids))
         matching = {one.id for one in self.matching_among(task_ids, wanted)}
-        rows = [
-            {"id": task_id, "place": place}
-            for place, task_id in enumerate(task_ids)
-            if task_id in matching
-        ]
-        return self._delete(self.engine.rows(sql.FINISHED, {"given": rows_of(rows)}), limit)
+        return self._delete(self._unneeded([one for one in task_ids if one in matching]), limit)
 
     def prune_events(self, *, before: StoreTime, limit: int) -> int:
         return self.engine.change(events_sql.PRUNE, {"before": before, "limit": limit})
+
+    def _unneeded(self, task_ids: Sequence[int]) -> Sequence[tuple[int, int]]:
+        """Return id and payload (in 64 KiB) of those of these tasks that may be deleted."""
+        rows = [{"id": task_id, "place": place} for place, task_id in enumerate(task_ids)]
+        return self.engine.rows(sql.FINISHED, {"given": rows_of(rows)}) if rows else ()
 
     def _delete(self, found: Sequence[tuple[int, int]], limit: int) -> Pruned:
         """Delete at most `limit` rows of tasks, given by id and size of payload (in 64 KiB)."""

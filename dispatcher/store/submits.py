@@ -46,9 +46,9 @@ class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
     def missing_parents(self, tasks: Sequence[NewTask]) -> list[int | TaskKey]:
-        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+        from dispatcher.store import parents  # noqa: PLC0415 - few tasks have any
 
-        return dependencies.parents_of(self.engine, tasks, locks=False).missing(tasks)
+        return parents.of_tasks(self.engine, tasks, locks=False).missing(tasks)
 
     def submit(self, tasks: Sequence[NewTask], *, now: StoreTime) -> list[Submitted]:
         return self._submit(tasks, self._who, now)
@@ -64,14 +64,14 @@ class SqlSubmitter(SqlTransactions):
     def _submit(self, tasks: Sequence[NewTask], who: str, now: StoreTime) -> list[Submitted]:
         if not any(task.after or task.after_any for task in tasks):
             return self._made(tasks, [NO_WAIT] * len(tasks), who, now)
-        from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
+        from dispatcher.store import parents  # noqa: PLC0415 - few tasks have any
 
-        parents = dependencies.parents_of(self.engine, tasks)
-        missing = {*parents.missing(tasks)}
-        waits = [dependencies.wait_of(task, parents, missing) for task in tasks]
+        known = parents.of_tasks(self.engine, tasks)
+        missing = {*known.missing(tasks)}
+        waits = [parents.wait_of(task, known, missing) for task in tasks]
         answers = self._made(tasks, waits, who, now)
         made = {one.task_id: task for task, one in zip(tasks, answers, strict=True) if one.created}
-        late = dependencies.link(self.engine, made, parents, missing)
+        late = parents.link(self.engine, made, known, missing)
         # One that is cancelled at once has finished, and others of the submit may wait for it.
         self._announce(late or any(one.broken is not None for one in waits))
         return answers

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dispatcher.dependency import DependencyState, ParentFailure, TaskKey
-from dispatcher.model import FINISHED, Outcome, TaskState
+from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
 from tests.contract.helpers import NOW, OneByOne, later, new_task, settlement
 
 WAITING, SCHEDULED, READY = TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY
@@ -206,6 +206,57 @@ def test_an_operators_release_of_a_task_whose_parent_failed_lets_it_run(store: O
     assert READY is store.task(child).state
 
 
+@pytest.mark.parametrize("rule", [None, ParentFailure.CANCEL])
+def test_r43_a_release_after_a_hold_lets_no_task_run_whose_parent_failed_meanwhile(
+    store: OneByOne, rule: ParentFailure | None
+) -> None:
+    one = parent(store)
+    child = store.new(after=(one,), on_parent_failure=rule)
+    store.hold(child, "mine", now=NOW)
+    end(store, one, FAILED)
+    resolved(store)
+    assert (HELD, "mine") == (store.task(child).state, store.task(child).reason)
+
+    store.release(child, now=NOW)
+
+    task = store.task(child)
+    then = CANCELLED if rule is ParentFailure.CANCEL else HELD
+    assert (then, f"its parent {one} failed") == (task.state, task.reason)
+    if rule is None:
+        store.retry(one, now=NOW)
+        assert WAITING is store.task(child).state
+        end(store, one, FAILED)
+        resolved(store)
+        store.release(child, now=NOW)
+    else:
+        store.retry(child, now=NOW)
+    assert READY is store.task(child).state, "an operator lets it run all the same"
+    with store.raw.snapshot():
+        (left,) = store.raw.parents([child], limit=9)
+    assert DependencyState.MET is left.state
+    store.retry(one, now=NOW)
+    assert (READY, 0) == (store.task(child).state, store.task(child).blockers)
+
+
+def test_r43_a_hold_of_a_task_that_is_held_for_its_parent_outlasts_the_retry_of_that(
+    store: OneByOne,
+) -> None:
+    one = parent(store)
+    child = store.new(after=(one,))
+    end(store, one, FAILED)
+    resolved(store)
+
+    store.hold(child, "held by an operator", replace_reason=False, now=NOW)
+    store.retry(one, now=NOW)
+
+    task = store.task(child)
+    assert (HELD, "held by an operator", 1) == (task.state, task.reason, task.blockers)
+    end(store, one)
+    resolved(store)
+    store.release(child, now=NOW)
+    assert READY is store.task(child).state
+
+
 def test_a_run_gets_the_results_of_its_parents(store: OneByOne) -> None:
     one = parent(store, "a", key="build")
     two = parent(store, "b")
@@ -233,6 +284,19 @@ def test_a_parent_is_kept_while_a_child_needs_it(store: OneByOne) -> None:
     end(store, child)
     store.prune(before=later(9), limit=100)
     assert store.task(one) is None
+
+
+def test_a_parent_is_kept_until_its_end_is_passed_on(store: OneByOne) -> None:
+    one = parent(store)
+    child = store.new(after=(one,))
+    store.cancel(child, "no", now=NOW)
+    store.cancel(one, "no", now=NOW)
+
+    assert 0 == store.prune_each([one], TaskFilter(), limit=100).tasks
+    assert 1 == store.prune(before=later(9), limit=100).tasks, "the child alone"
+    assert store.task(one) is not None
+    resolved(store)
+    assert 1 == store.prune(before=later(9), limit=100).tasks
 
 
 def test_each_step_is_bounded_and_the_next_goes_on(store: OneByOne) -> None:
@@ -351,9 +415,15 @@ class Oracle:
         self.by_parent.discard(task)
         self.states[task] = WAITING if self.blockers(task) else READY
 
+    def waive(self, task: int, state: DependencyState) -> None:
+        for (child, above), (any_outcome, now) in self.edges.items():
+            if child == task and now is state:
+                self.edges[child, above] = any_outcome, DependencyState.MET
+
     def retry(self, task: int) -> None:
         if self.states[task] not in {FAILED, CANCELLED, HELD}:
             return
+        self.waive(task, DependencyState.BROKEN)
         self.go_on(task)
         for (child, above), (any_outcome, state) in self.edges.items():
             idle = self.states[child] not in {RUNNING, SUCCEEDED}
@@ -364,12 +434,13 @@ class Oracle:
                     self.states[child] = WAITING
 
     def release(self, task: int) -> None:
-        if self.states[task] is HELD:
+        if self.states[task] is HELD and self.is_broken(task) and task not in self.by_parent:
+            self.stop(task)
+        elif self.states[task] is HELD:
+            self.waive(task, DependencyState.BROKEN)
             self.go_on(task)
         elif self.states[task] is WAITING:
-            for (child, above), (any_outcome, state) in self.edges.items():
-                if child == task and state is DependencyState.OPEN:
-                    self.edges[child, above] = any_outcome, DependencyState.MET
+            self.waive(task, DependencyState.OPEN)
             self.states[task] = READY
 
     def hold(self, task: int) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from dispatcher.dependency import DependencyState, TaskKey
-from dispatcher.model import TaskState
+from dispatcher.model import Pruned, TaskState
 from dispatcher.store.statements import dependencies as sql
-from tests.contract.helpers import NOW, SHARED, OneByOne, new_task
+from dispatcher.store.statements import operators
+from tests.contract.helpers import NOW, SHARED, OneByOne, later, new_task
 from tests.contract.interleaved import Sessions, stopped
 from tests.contract.test_dependencies import end, parent, resolved
 from tests.postgres import Postgres
@@ -89,3 +90,28 @@ def test_a_task_that_is_released_while_its_parents_end_is_read_stays_released(
     with store.raw.snapshot():
         (left,) = store.raw.parents([child], limit=9)
     assert DependencyState.MET is left.state
+
+
+def test_a_parent_that_a_submit_names_while_old_tasks_are_searched_is_kept(
+    store: OneByOne, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, old = parent(store), parent(store, "old")
+    end(store, one)
+    end(store, old)
+    with ExitStack() as stack:
+        sessions = Sessions(postgres, tmp_path / "state", stack)
+        pruner, submitter = sessions.open(), sessions.open()
+        stopped(pruner, operators.OLD, monkeypatch)
+
+        with sessions.gate():
+
+            def prune() -> Pruned:
+                with pruner.transaction():
+                    return pruner.prune(before=later(9), limit=9, states={TaskState.SUCCEEDED})
+
+            pruned = sessions.waiting(prune)
+            with submitter.transaction():
+                submitter.submit([new_task(after=(one,))], now=NOW)
+
+        assert 1 == pruned.result().tasks
+    assert (True, False) == tuple(store.task(task) is not None for task in (one, old))

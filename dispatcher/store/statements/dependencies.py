@@ -90,7 +90,15 @@ SELECT dependencies.task_id FROM {given("id")} JOIN dependencies
 """
 
 WAIVE: Final = """
-UPDATE dependencies SET state = 'met' WHERE task_id = :id AND state = 'open'
+UPDATE dependencies SET state = 'met' WHERE task_id = :id AND state = :state
+"""
+
+FIRST_BROKEN: Final = """
+SELECT dependencies.parent_id, parents.state, tasks.on_parent_failure
+FROM dependencies JOIN tasks ON tasks.id = dependencies.task_id
+    LEFT JOIN tasks AS parents ON parents.id = dependencies.parent_id
+WHERE dependencies.task_id = :id AND dependencies.state = 'broken'
+ORDER BY dependencies.parent_id LIMIT 1
 """
 
 _DEPENDENCY: Final = {

@@ -170,13 +170,24 @@ UNBLOCK = _move(
     only="tasks.blockers = 0",
 )
 
+_IS_BROKEN = f"hold_kind = CASE WHEN given.state = 'held' THEN '{OF_PARENT}' END"
+
 # Its parent did not succeed.
 BREAK = _move(
     EventKind.PARENT_FAILED,
     {_S.WAITING},
     {_S.HELD, _S.CANCELLED},
     *("state", "reason"),
-    sets=f"hold_kind = CASE WHEN given.state = 'held' THEN '{OF_PARENT}' END",
+    sets=_IS_BROKEN,
+)
+
+# The same of a task that an operator releases, who held it before that.
+BREAK_HELD = _move(
+    EventKind.RELEASE,
+    {_S.HELD},
+    {_S.HELD, _S.CANCELLED},
+    *("state", "reason"),
+    sets=_IS_BROKEN,
 )
 
 # Its parent is retried.
@@ -202,5 +213,5 @@ WAIVE = _move(
 #: All moves but the submit's and the edit's: a test compares them with `model.MOVES`.
 MOVES: Final = (
     *(DUE, GIVE_UP, CLAIM, SETTLE, CANCEL, HOLD, RETRY, RELEASE),
-    *(UNBLOCK, BREAK, REBLOCK, WAIVE),
+    *(UNBLOCK, BREAK, BREAK_HELD, REBLOCK, WAIVE),
 )

@@ -49,7 +49,7 @@ WHERE id = :id AND state = :was AND fence = :fence AND state <> 'running' AND st
 
 
 # A task before its run: see `locks`.
-STATE = "SELECT state, run_uid FROM tasks WHERE id = :id FOR NO KEY UPDATE"
+STATE = "SELECT state, run_uid, blockers, hold_kind FROM tasks WHERE id = :id FOR NO KEY UPDATE"
 
 RUN = f"{OPEN_RUN} FOR UPDATE OF runs"
 
@@ -73,10 +73,10 @@ RESUME = "DELETE FROM paused_queues WHERE queue = :queue"
 _ROWS = """COALESCE((SELECT octet_length(payload) FROM payloads
     WHERE task_id = tasks.id), 0) / 65536"""
 
-# The run of a task finds the results of its parents.
-_IS_NEEDED = """EXISTS (SELECT 1 FROM dependencies JOIN tasks AS children
+# Its end has still to be passed on, or the run of a task finds its result.
+_IS_NEEDED = """(tasks.awaited OR EXISTS (SELECT 1 FROM dependencies JOIN tasks AS children
     ON children.id = dependencies.task_id
-    WHERE dependencies.parent_id = tasks.id AND children.finished_at IS NULL)"""
+    WHERE dependencies.parent_id = tasks.id AND children.finished_at IS NULL))"""
 
 OLD = f"""
 SELECT id, {_ROWS} FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
