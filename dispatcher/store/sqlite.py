@@ -17,7 +17,7 @@ from dispatcher.store import forks, sqlite_errors
 from dispatcher.store.engine import NONE, Followed, Row, Values
 from dispatcher.store.names import refuse_second_name, watched_files
 from dispatcher.store.sqlite_library import check_library
-from dispatcher.store.sqlite_text import DIALECT, bound
+from dispatcher.store.sqlite_text import DIALECT, bound, of_each_row
 from dispatcher.times import instant, sleep
 
 #: Seconds between two tries for the write lock. SQLite's own handler waits longer each time, so one
@@ -150,12 +150,13 @@ class SqliteEngine:
         self._changes_schema = False
 
     def rows(self, statement: str, values: Values = NONE) -> list[Row]:
-        text, values = bound(statement, values)
         try:
-            rows: list[Row] = self._cursor.execute(text, values).fetchall()
+            if (each := of_each_row(statement, values)) is not None:
+                return each.rows(self._cursor, values)
+            rows: list[Row] = self._cursor.execute(*bound(statement, values)).fetchall()
         except sqlite_errors.ERRORS as error:
-            if _UNDECODABLE in str(error) and text.lstrip().startswith(("SELECT", "WITH")):
-                return self._rows_with_damage(text, values)
+            if _UNDECODABLE in str(error) and statement.lstrip().startswith(("SELECT", "WITH")):
+                return self._rows_with_damage(*bound(statement, values))
             raise self._fail(error) from error
         return rows
 
@@ -172,6 +173,8 @@ class SqliteEngine:
 
     def change(self, statement: str, values: Values = NONE) -> int:
         try:
+            if (each := of_each_row(statement, values)) is not None:
+                return each.change(self._cursor, values)
             return int(self._cursor.execute(*bound(statement, values)).rowcount)
         except sqlite_errors.ERRORS as error:
             raise self._fail(error) from error

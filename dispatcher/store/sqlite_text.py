@@ -2,9 +2,12 @@
 
 import re
 from functools import cache
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
-from dispatcher.store.engine import Batch, Dialect, Values
+from msgspec import Struct
+
+from dispatcher.store.engine import Batch, Dialect, Row, Values
 
 DIALECT: Final = Dialect(
     row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -29,21 +32,50 @@ _ARRAY: Final = re.compile(r"= ANY \(ARRAY\((.+?)\)\)(?=\n)", re.DOTALL)
 _SOURCE: Final = re.compile(rf"(?:(?<=\n)FROM |, (?=json_to)){_BATCH.pattern}")
 _WRITES: Final = ("UPDATE", "INSERT")
 
+#: A parameter that all rows share, and one of either kind.
+_SHARED: Final = re.compile(r":(\w+)")
+_PARAMETER: Final = re.compile(r"(?:\bgiven\.|:)\w+")
+
+
+class OfEachRow(Struct, frozen=True):
+    """A change of one row of a batch: reading many from JSON takes longer than a change of each."""
+
+    text: str
+    columns: tuple[str, ...]
+    """Its first parameters, which are the row's."""
+    shared: tuple[str, ...]
+    """Its other parameters."""
+
+    def change(self, cursor: Any, values: Values) -> int:
+        """Make it for the rows; return how many rows it changed."""
+        return int(cursor.executemany(self.text, self.parameters(values)).rowcount)
+
+    def rows(self, cursor: Any, values: Values) -> list[Row]:
+        """Make it for the rows; return what it returns for each, in their order."""
+        found = [cursor.execute(self.text, one).fetchall() for one in self.parameters(values)]
+        return list(chain.from_iterable(found))
+
+    def parameters(self, values: Values) -> list[list[object]]:
+        """Return those of each row."""
+        shared = [values[name] for name in self.shared]
+        batch: Any = values["given"]
+        return [[*map(row.get, self.columns), *shared] for row in batch.rows]
+
+
+def of_each_row(statement: str, values: Values) -> OfEachRow | None:
+    """Return how to change each row of the batch by itself; None for any other statement."""
+    return _of_one_row(statement) if "given" in values else None
+
 
 def bound(statement: str, values: Values) -> tuple[str, Values]:
-    """Return a statement that SQLite executes, and its parameters.
+    """Return a statement that SQLite executes once, and its parameters.
 
-    A single row is bound as it is: reading it from JSON takes longer than a change by its key.
     Raises `StoreRefused` for a batch that no row can hold.
     """
     batch = values.get("given")
-    if not isinstance(batch, Batch):
-        return _translated(statement), values
-    if len(batch.rows) == 1:
-        text, columns = _of_one_row(statement)
-        if columns:
-            return text, {**columns, **values, **batch.rows[0]}
-    return _translated(statement), {**values, "given": batch.as_json()}
+    if isinstance(batch, Batch):
+        values = {**values, "given": batch.as_json()}
+    return _translated(statement), values
 
 
 @cache
@@ -58,13 +90,16 @@ def _from_json(found: re.Match[str]) -> str:
 
 
 @cache
-def _of_one_row(statement: str) -> tuple[str, dict[str, None]]:
-    """Return the statement with a parameter for each column, all NULL; none if that cannot be."""
+def _of_one_row(statement: str) -> OfEachRow | None:
     found = _SOURCE.search(statement)
     if found is None or not statement.lstrip().startswith(_WRITES):
-        return statement, {}
-    text = _SOURCE.sub("", statement)
-    return re.sub(r"\bgiven\.", ":", text), dict.fromkeys(_names(found[3]))
+        return None
+    text, columns = _translated(_SOURCE.sub("", statement)), _names(found[3])
+    shared = list(dict.fromkeys(_SHARED.findall(text)))
+    names = [*(f"given.{name}" for name in columns), *(f":{name}" for name in shared)]
+    places = {name: f"?{place}" for place, name in enumerate(names, 1)}
+    text = _PARAMETER.sub(lambda one: places[one[0]], text)
+    return OfEachRow(text, tuple(columns), tuple(shared))
 
 
 def _names(definitions: str) -> list[str]:

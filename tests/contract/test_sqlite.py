@@ -1,5 +1,6 @@
 """Behaviour of SQLite alone: a file that may be locked, damaged, full, replaced or gone."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_library import check_library
-from dispatcher.store.sqlite_text import bound
+from dispatcher.store.sqlite_text import bound, of_each_row
 from dispatcher.store.statements import moves, operators, readers, submitters
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import instant
@@ -113,21 +114,24 @@ def test_a_full_disk_is_unavailable_and_nothing_is_written(path: Path) -> None:
     assert not isinstance(full.value, CommitUnknown)
 
 
-def test_a_single_row_of_a_change_is_bound_and_every_other_batch_is_json() -> None:
-    one, two = rows_of([{"id": 1, "reason": "x"}]), rows_of([{"id": 1}, {"id": 2}])
+def test_each_row_of_a_change_is_bound_and_every_other_batch_is_json() -> None:
+    given = {"given": rows_of([{"id": 1, "reason": "x"}, {"id": 2}]), "now": 5, "who": "me"}
 
     assert moves.HOLD.event is not None
     for change in (
         moves.HOLD.statement,
         moves.HOLD.event,
-        submitters.submit(("queue", "key")),
+        submitters.submit(("id", "reason")),
     ):
-        text, values = bound(change, {"given": one, "now": 5})
-        assert "json_each" not in text
-        assert {"now": 5, "id": 1, "reason": "x"}.items() <= values.items()
-        assert "json_each" in bound(change, {"given": two, "now": 5})[0]
+        each = of_each_row(change, given)
+        assert each is not None
+        assert not re.search(r"json_each|:|\bgiven\b", each.text)
+        assert ("id", "reason") == each.columns
+        shared = [given[name] for name in each.shared]
+        assert [[1, "x", *shared], [2, None, *shared]] == each.parameters(given)
     for other in (submitters.TASKS_WITH_KEYS, readers.OPEN_RUNS_AMONG, operators.DELETE):
-        assert "json_each" in bound(other, {"given": one})[0]
+        assert of_each_row(other, given) is None
+        assert "json_each" in bound(other, given)[0]
 
 
 @pytest.mark.parametrize("wrong", ["SELECT id FROM tasks JOIN", "SELECT id FROM JOIN tasks"])

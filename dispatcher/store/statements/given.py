@@ -1,6 +1,6 @@
 """Many rows in one statement: the table `given`, whose parameter `:given` is a batch of rows.
 
-An UPDATE or INSERT names its columns `given.column`, so that an engine may bind a single row. The
+An UPDATE or INSERT names its columns `given.column`, so that an engine may bind each row. The
 table is then the only one, or the last after a comma.
 """
 
