@@ -174,7 +174,7 @@ EXPIRIES = st.one_of(
 
 @given(state=STATES, kind=LOCKS, expiry=EXPIRIES, attempts=st.integers(0, 2))
 @settings(
-    max_examples=300,
+    max_examples=100,
     derandomize=True,
     deadline=None,
     database=None,

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("quiet")
 def test_ac9_r07_r09_a_day_of_a_hundred_workers_and_much_trouble(seed: int) -> None:
     """The diligent live, the silent are found out in time, nobody has a twin.
 
-    A working day, or with FUZZ=1 a whole one.
+    A morning, or with FUZZ=1 a whole day.
     """
-    day = Day(seed, hours=24.0 if FUZZ else 8.0)
+    day = Day(seed, hours=24.0 if FUZZ else 3.0)
 
     day.run()
 

@@ -16,7 +16,7 @@ FUZZ = "FUZZ" in os.environ
 #: The same histories each time, unless we hunt for new ones.
 HISTORIES = settings(
     derandomize=not FUZZ,
-    max_examples=5_000 if FUZZ else 100,
+    max_examples=5_000 if FUZZ else 50,
     stateful_step_count=100 if FUZZ else 50,
     deadline=None,
     database=None,
