@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from dispatcher.model import Outcome
@@ -23,6 +24,12 @@ class Handover(Struct, frozen=True, kw_only=True):
     answer: str | None
     answered_at: StoreTime | None
     answered_by: str | None
+
+
+def answered(question: str | None, kind: str | None, answer: str, by: str | None) -> str:
+    """Return question and answer as the next run gets them, as JSON."""
+    facts = {"question": question, "kind": kind, "answer": answer, "by": by}
+    return msgspec.json.encode(facts).decode()
 
 
 class Previous(Struct, frozen=True, kw_only=True):

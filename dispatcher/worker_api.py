@@ -57,6 +57,9 @@ MAX_QUESTION = 16 * 1024
 #: Bytes of an answer.
 MAX_ANSWER = 32 * 1024
 
+#: Bytes of both as JSON, which are one variable; the kernel allows 128 KiB with its name.
+MAX_ANSWERED = 126 * 1024
+
 
 class HoldKind(enum.StrEnum):
     """What a held task waits for, as its worker declares it."""

@@ -68,18 +68,23 @@ def as_json(parents: Sequence[Dependency], children: Sequence[Dependency]) -> di
 
 def waits(task: Task, parents: Sequence[Dependency]) -> Iterator[str]:
     """Yield for which parents a task waits, or which kept it from running."""
-    for one in [one for one in parents if one.state is DependencyState.OPEN][:MOST]:
-        needs = "end" if one.any_outcome or task.on_parent_failure == "run" else "succeed"
-        yield f"it waits for task {parent_text(one)} to {needs}"
-    if task.state is TaskState.WAITING:
-        yield f"dispatcher release {task.id} lets it run before that"
     if task.state in FINISHED:
         return
+    if task.state in (TaskState.WAITING, TaskState.HELD):
+        yield from _awaited(task, parents)
     for one in [one for one in parents if one.state is DependencyState.BROKEN][:MOST]:
         yield (
             f"its parent {parent_text(one)} did not succeed; dispatcher retry {one.parent_id} lets"
             " it wait for that again"
         )
+
+
+def _awaited(task: Task, parents: Sequence[Dependency]) -> Iterator[str]:
+    for one in [one for one in parents if one.state is DependencyState.OPEN][:MOST]:
+        needs = "end" if one.any_outcome or task.on_parent_failure == "run" else "succeed"
+        yield f"it waits for task {parent_text(one)} to {needs}"
+    if task.state is TaskState.WAITING:
+        yield f"dispatcher release {task.id} lets it run before that"
 
 
 def tree(found: Iterable[Task], dependencies: Iterable[Dependency]) -> Iterator[str]:

@@ -5,13 +5,13 @@ from msgspec import Struct
 from dispatcher import commits
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.execution import Rows
-from dispatcher.handover import Handover
+from dispatcher.handover import Handover, answered
 from dispatcher.model import Intent, Task, TaskState
 from dispatcher.operations import intents
 from dispatcher.outlook import IntentResult
 from dispatcher.store.api import ReaderStore, Store
 from dispatcher.times import StoreTime
-from dispatcher.worker_api import MAX_ANSWER
+from dispatcher.worker_api import MAX_ANSWER, MAX_ANSWERED
 
 #: Queues whose held tasks are looked for.
 _MOST_QUEUES = 1000
@@ -49,6 +49,18 @@ def question_of(one: Waiting) -> str | None:
     return None if left is None or left.answer is not None else left.question
 
 
+def _check_variable(store: Store, task_id: int, text: str) -> None:
+    """Refuse an answer with which no run could start."""
+    left = store.handovers([task_id]).get(task_id)
+    asked = (None, None) if left is None else (left.question, left.kind)
+    variable = answered(*asked, text, None)
+    if (size := len(variable.encode())) > MAX_ANSWERED:
+        raise DispatcherError(
+            f"the answer: with its question it is {size} bytes of JSON, more than {MAX_ANSWERED};"
+            " shorten it, or name a file that holds it"
+        )
+
+
 def answer(store: Store, task_id: int, text: str) -> IntentResult:
     """Keep a person's answer for the next run of a held task, and release the task.
 
@@ -69,6 +81,7 @@ def answer(store: Store, task_id: int, text: str) -> IntentResult:
         state = task.state if ahead is None else ahead.state
         if state is not TaskState.HELD:
             raise DispatcherError(f"task {task_id} is {task.state}; only held ones are answered")
+        _check_variable(store, task_id, text)
         store.answer(task_id, text, now=now)
         return intents.written(store, task_id, Intent.RELEASE, now)
 

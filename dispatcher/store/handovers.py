@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from dispatcher.handover import Handover, Previous
+from dispatcher.handover import Handover, Previous, answered
 from dispatcher.model import Outcome
 from dispatcher.store.engine import Engine, Values
 from dispatcher.store.rows import handover_from
@@ -28,14 +28,12 @@ def previous(engine: Engine, tasks: Sequence[Values], owner: str) -> dict[int, P
         if outcome is not None:
             end = {"outcome": outcome, "exit_code": exit_code, "signal": signal, "reason": reason}
             run = _json({**end, "output": output if node == owner else None})
-        answered = None
-        if answer is not None:
-            answered = _json({"question": question, "kind": kind, "answer": answer, "by": by})
+        answer = None if answer is None else answered(question, kind, answer, by)
         found[task_id] = Previous(
             outcome=Outcome(outcome) if outcome in _OUTCOMES else None,
             run=run,
             checkpoint=checkpoint if isinstance(checkpoint, str) else None,
-            answer=answered,
+            answer=answer,
         )
     return found
 

@@ -51,5 +51,10 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(world: World) -> Non
         assert wrong in world.cli("answer", *words, exits=1).stderr
     world.cli("hold", task_id)
     assert "the answer is empty" in world.cli("answer", task_id, " ", exits=1).stderr
-    assert "are more than" in world.cli("answer", task_id, "x" * 40_000, exits=1).stderr
+    for text in ("x" * 40_000, "\u00e9" * 20_000, "\u20ac" * 20_000):
+        for given in ({}, {"stdin": text}):
+            words = (task_id, "-" if given else text)
+            assert "are more than" in world.cli("answer", *words, **given, exits=1).stderr
+    colours = world.cli("answer", task_id, "-", stdin="\x1b" * 30_000, exits=1).stderr
+    assert "with its question it is 180051 bytes of JSON" in colours, "no run could start with it"
     assert "held" == world.show(task_id)["state"]

@@ -29,10 +29,7 @@ def command(*, task_id: int, text: str, as_json: bool) -> None:
     It needs no daemon. `dispatcher inbox` lists what waits for an answer.
     """
     if text == "-":
-        try:
-            text = sys.stdin.buffer.read(MAX_ANSWER + 1).decode()
-        except UnicodeDecodeError:
-            raise click.UsageError("the answer is not UTF-8; encode it so") from None
+        text = _from_stdin()
     with open_client() as store:
         done = store.answer(task_id, text)
         if (refused := effects.refusal(done)) is not None:
@@ -43,3 +40,13 @@ def command(*, task_id: int, text: str, as_json: bool) -> None:
         click.echo(f"{task_id} answered, {render.plain(effects.text(done, None))}")
         for line in effects.missing_daemon(store.standing(), [done]):
             click.echo(f"dispatcher: {render.plain(line)}", err=True)
+
+
+def _from_stdin() -> str:
+    given = sys.stdin.buffer.read(MAX_ANSWER + 1)
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        if len(given) > MAX_ANSWER and error.reason == "unexpected end of data":
+            return given.decode(errors="replace")  # it is too long in any case
+        raise click.UsageError("the answer is not UTF-8; encode it so") from None
