@@ -32,10 +32,13 @@ def inbox(store: ReaderStore, *, queue: str | None, limit: int) -> list[Waiting]
             for name, states in store.counts().items()
             if states.get(TaskState.HELD) and queue in (None, name)
         ]
-        held = [
+        held = store.asking(queue=queue, limit=limit)
+        asking = {task.id for task in held}
+        held += [
             task
             for name in queues[:_MOST_QUEUES]
             for task in store.foremost(TaskState.HELD, queue=name, limit=limit)
+            if task.id not in asking
         ]
         left = store.handovers([task.id for task in held])
     found = [Waiting(task=task, handover=left.get(task.id)) for task in held]

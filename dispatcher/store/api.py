@@ -210,6 +210,12 @@ class ReaderStore(Transactions, Protocol):
         the last finished first, those of one queue by descending id.
         """
 
+    def asking(self, *, queue: str | None = None, limit: int) -> list[Task]:
+        """Return at most `limit` held tasks with a question that nobody answered, newest first.
+
+        Without their payloads.
+        """
+
     def before(self, task: Task, *, limit: int) -> int:
         """Return how many ready tasks of its queue precede a ready task, counting to `limit`."""
 

@@ -58,6 +58,11 @@ def ask(engine: Engine, declaration: Declaration, now: StoreTime) -> None:
     engine.change(sql.ASK, {**values, "now": now})
 
 
+def ask_no_more(engine: Engine, task_id: int) -> None:
+    """Forget the question of a task, unless it was answered."""
+    engine.later(sql.ASK_NO_MORE, {"task_id": task_id})
+
+
 def answer(engine: Engine, task_id: int, text: str, *, by: str, now: StoreTime) -> None:
     """Keep a person's answer, in the place of an earlier one."""
     values = {"task_id": task_id, "answer": text, "answered_by": by, "now": now}

@@ -646,6 +646,11 @@ CREATE TABLE handovers (
 # What submitted a task, if nobody did: a hook.
 _ORIGIN = "ALTER TABLE tasks ADD COLUMN origin TEXT"
 
+_ASKING = """
+CREATE INDEX handovers_asking ON handovers (task_id)
+    WHERE question IS NOT NULL AND answer IS NULL;
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -669,6 +674,7 @@ MIGRATIONS: tuple[Step, ...] = (
     (_WAITING_ON_SQLITE + _DEPENDENCIES, _WAITING_ON_A_SERVER + _DEPENDENCIES),
     _HANDOVERS,
     _ORIGIN,
+    _ASKING,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

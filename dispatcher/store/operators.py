@@ -6,8 +6,6 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from msgspec.structs import replace
-
 from dispatcher.dependency import DependencyState
 from dispatcher.events import EventKind
 from dispatcher.execution import Claim, OpenRun, Rows
@@ -68,7 +66,9 @@ class SqlOperator(SqlPruner):
         # One that is held for its parent would go on once that is retried.
         replace_reason |= found.is_of_parent
         if found.run is not None:
-            if not _can_be_held(found.run, now):
+            from dispatcher.store import outlooks  # noqa: PLC0415 - for runs alone
+
+            if not outlooks.can_be_held(found.run, now):
                 return found.state
             self._end(found.run, Intent.HOLD, Outcome.HELD, reason, now)
         elif found.state not in FINISHED and (found.state is not TaskState.HELD or replace_reason):
@@ -83,9 +83,13 @@ class SqlOperator(SqlPruner):
             if found.has_parents:
                 dependencies.waive(self.engine, task_id, DependencyState.BROKEN)
             self._move(moves.RETRY, task_id, now)
+            self._ask_no_more(task_id)
             dependencies.reopen(self.engine, task_id, who=self._who, now=now)
-        elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
-            self._intend(run, Intent.RETRY, "retried by operator", now)
+        elif run is not None and run.is_ending:
+            from dispatcher.store import outlooks  # noqa: PLC0415 - for runs alone
+
+            if outlooks.outcome_of(run) is not Outcome.SUCCEEDED:
+                self._intend(run, Intent.RETRY, "retried by operator", now)
         return state
 
     def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
@@ -94,8 +98,12 @@ class SqlOperator(SqlPruner):
             self._release_child(task_id, found, now)
         elif state is TaskState.HELD:
             self._move(moves.RELEASE, task_id, now)
-        elif run is not None and run.is_ending and _can_be_released(run, now):
-            self._intend(run, Intent.RELEASE, "released by operator", now)
+            self._ask_no_more(task_id)
+        elif run is not None and run.is_ending:
+            from dispatcher.store import outlooks  # noqa: PLC0415 - for runs alone
+
+            if outlooks.can_be_released(run, now):
+                self._intend(run, Intent.RELEASE, "released by operator", now)
         return state
 
     def _release_child(self, task_id: int, found: _Found, now: StoreTime) -> None:
@@ -114,6 +122,7 @@ class SqlOperator(SqlPruner):
             return
         dependencies.waive(self.engine, task_id, DependencyState.BROKEN)
         self._move(moves.RELEASE, task_id, now)
+        self._ask_no_more(task_id)
 
     def answer(self, task_id: int, text: str, *, now: StoreTime) -> None:
         from dispatcher.store import handovers  # noqa: PLC0415 - for answers alone
@@ -121,6 +130,12 @@ class SqlOperator(SqlPruner):
         refuse_nul({"answer": text})
         handovers.answer(self.engine, task_id, text, by=self._who, now=now)
         self._record(EventKind.ANSWER, now=now, task_id=task_id)
+
+    def _ask_no_more(self, task_id: int) -> None:
+        """Drop the question of a task that goes on without an answer."""
+        from dispatcher.store import handovers  # noqa: PLC0415 - for answers alone
+
+        handovers.ask_no_more(self.engine, task_id)
 
     def lock_for_retry(self, task_ids: Collection[int]) -> None:
         children: list[int] = []
@@ -248,7 +263,9 @@ class SqlOperator(SqlPruner):
         self, run: OpenRun, intent: Intent, ending: Outcome, reason: str, now: StoreTime
     ) -> None:
         """Record an intent and begin the run's ending; a leader that exited keeps its code."""
-        if _outcome(run) is Outcome.SUCCEEDED:
+        from dispatcher.store import outlooks  # noqa: PLC0415 - for runs alone
+
+        if outlooks.outcome_of(run) is Outcome.SUCCEEDED:
             return
         self._intend(run, intent, reason, now, None if run.leader_exited else ending)
 
@@ -270,27 +287,3 @@ class SqlOperator(SqlPruner):
         if self._announce(self.engine.change(sql.INTEND, values) > 0):
             facts = {"task_id": run.task_id, "fence": run.fence, "before": TaskState.RUNNING.value}
             self._record(EventKind(intent.value), now=now, reason=reason, **facts)
-
-
-def _outcome(run: OpenRun) -> Outcome:
-    """Return the outcome of a run, as far as it is decided."""
-    from dispatcher.policy import verdict  # noqa: PLC0415 - no submit needs it
-
-    return verdict(run, None).outcome
-
-
-def _can_be_held(run: OpenRun, now: StoreTime) -> bool:
-    """Return whether a run's task may still wait: its total time-out is not over."""
-    from dispatcher.policy import next_state  # noqa: PLC0415 - no submit needs it
-
-    held = replace(run, intent=Intent.HOLD)
-    return next_state(held, now=now) is TaskState.HELD
-
-
-def _can_be_released(run: OpenRun, now: StoreTime) -> bool:
-    """Return whether a run's task would be held at its settle, and ready if released."""
-    from dispatcher.policy import next_state  # noqa: PLC0415 - no submit needs it
-
-    held = next_state(run, now=now) is TaskState.HELD
-    released = replace(run, intent=Intent.RELEASE)
-    return held and next_state(released, now=now) is TaskState.READY

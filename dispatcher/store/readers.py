@@ -132,6 +132,10 @@ class SqlReader(SqlTransactions):
         values = {"state": state.value, "queue": queue, "limit": limit}
         return [task_from(row) for row in self.engine.rows(statement, values)]
 
+    def asking(self, *, queue: str | None = None, limit: int) -> list[Task]:
+        rows = self.engine.rows(sql.ASKING, {"queue": queue, "limit": limit})
+        return [task_from(row) for row in rows]
+
     def before(self, task: Task, *, limit: int) -> int:
         values = {"queue": task.queue, "priority": task.priority, "id": task.id, "limit": limit}
         ((found,),) = self.engine.rows(sql.BEFORE, values)

@@ -185,6 +185,9 @@ CREATE TABLE handovers (
     CHECK (kind = 'needs_input' OR kind = 'capability' OR kind = 'approval')
 );
 
+CREATE INDEX handovers_asking ON handovers (task_id)
+    WHERE question IS NOT NULL AND answer IS NULL;
+
 -- A run is open until it has an outcome. An open one holds the claim: its lock and its lease.
 CREATE TABLE runs (
     id {row_id},

@@ -49,6 +49,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "runs": ((1,), {}),
     "last_run": ((1,), {}),
     "foremost": ((TaskState.RUNNING,), {"limit": 1}),
+    "asking": ((), {"limit": 1}),
     "before": ((), {"limit": 1}),
     "open_run": ((RunUid("u"),), {}),
     "open_runs_among": (([RunUid("u")],), {}),

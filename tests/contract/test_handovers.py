@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Declared, Outcome, TaskState
+from dispatcher.operations.answers import inbox
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from dispatcher.worker_api import HoldKind
 from tests.contract.helpers import NODE, NOW, OneByOne, later
@@ -42,9 +43,9 @@ def test_the_output_of_a_run_on_another_node_is_not_named(store: OneByOne) -> No
     assert json.loads(again.previous or "")["output"] is None
 
 
-def asked(store: OneByOne, question: str, kind: HoldKind | None = None) -> int:
+def asked(store: OneByOne, question: str, kind: HoldKind | None = None, queue: str = "own") -> int:
     """Return a task that is held with a question."""
-    (claim,) = store.take("own") or [store.claimed()]
+    (claim,) = store.take(queue) or [store.claimed(queue=queue)]
     declaration = Declaration(
         task_id=claim.task_id,
         lock=claim.lock,
@@ -98,3 +99,33 @@ def test_an_answer_with_a_nul_is_refused(store: OneByOne) -> None:
 
     with pytest.raises(StoreRefused, match="NUL"):
         store.answer(task_id, "a\0b", now=NOW)
+
+
+def test_a_task_with_a_question_is_found_however_many_others_are_held(store: OneByOne) -> None:
+    first, second = asked(store, "Which?"), asked(store, "And?", queue="elsewhere")
+    answered = asked(store, "Why?")
+    store.answer(answered, "because", now=NOW)
+    others = [store.new(queue="own", delay_ms=1) for _ in range(3)]
+    for one in others:
+        store.hold(one, "later", now=NOW)
+
+    with store.raw.snapshot():
+        assert [second, first] == [task.id for task in store.raw.asking(limit=9)]
+        assert [first] == [task.id for task in store.raw.asking(queue="own", limit=9)]
+        assert [second] == [task.id for task in store.raw.asking(limit=1)]
+    found = inbox(store.raw, queue="own", limit=2)
+    assert [first, others[-1]] == [one.task.id for one in found]
+
+
+@pytest.mark.parametrize("verb", ["release", "retry"])
+def test_a_question_is_over_once_its_task_goes_on_without_an_answer(
+    store: OneByOne, verb: str
+) -> None:
+    task_id = asked(store, "Which?")
+
+    getattr(store, verb)(task_id, now=NOW)
+    store.hold(task_id, "later", now=NOW)
+
+    assert store.handovers([task_id])[task_id].question is None
+    with store.raw.snapshot():
+        assert [] == store.raw.asking(limit=9)

@@ -99,6 +99,8 @@ PLANS = [
     (claims.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
     (claims.BEGIN_ENDING, {"uid": "u", "ending": "lost", "reason": "x"}, ["(uid=?)"]),
     (handovers.PREVIOUS, {"given": ONE}, ["(task_id=?"]),
+    (readers.ASKING, {"queue": "q", "limit": 1}, ["handovers_asking", "PRIMARY KEY"]),
+    (handovers.ASK_NO_MORE, {"task_id": 1}, ["(task_id=?)"]),
     (handovers.HANDOVERS, {"given": ONE}, ["(task_id=?)"]),
     (dependencies.ENDED, {"limit": 1}, ["tasks_awaited"]),
     (dependencies.OPEN, {"given": ONE, "limit": 1}, ["dependencies_open", "PRIMARY KEY"]),

@@ -152,8 +152,16 @@ def test_operators_see_who_waits_for_whom(world: World) -> None:
     )
     world.cli("retry", first)
     assert ["ready", "waiting", "waiting"] == states(world)
+    world.cli("hold", second)
+    world.cli("cancel", first)
+    with world.daemon("--drain") as daemon:
+        daemon.wait()
+    still = world.cli("release", second).stdout
+    assert f"{second} held: its parent {first} was cancelled\n" == still, "the hold alone is over"
     world.cli("release", second)
-    assert ["ready", "ready", "waiting"] == states(world)
+    assert ["cancelled", "ready", "waiting"] == states(world)
+    world.cli("cancel", third)
+    assert "it waits for" not in world.cli("why", third).stdout
 
 
 def test_a_local_claim_lets_the_next_one_be_claimed_without_a_daemon(world: World) -> None:

@@ -28,6 +28,11 @@ ON CONFLICT (task_id) DO UPDATE SET answer = excluded.answer,
     answered_at = excluded.answered_at, answered_by = excluded.answered_by
 """
 
+ASK_NO_MORE: Final = """
+UPDATE handovers SET question = NULL, kind = NULL, asked_at = NULL
+WHERE task_id = :task_id AND question IS NOT NULL AND answer IS NULL
+"""
+
 HANDOVERS: Final = f"""
 SELECT {columns(Handover, task_id="handovers.task_id")}
 FROM {given("task_id")} JOIN handovers ON handovers.task_id = given.task_id

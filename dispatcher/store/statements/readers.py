@@ -94,6 +94,13 @@ WHERE queue = :queue AND state = CAST(:state AS TEXT) AND state <> 'ready' AND s
 ORDER BY tasks.id DESC {_LIMIT}
 """
 
+ASKING = f"""
+SELECT {_TASK_WITHOUT_PAYLOAD} FROM handovers JOIN tasks ON tasks.id = handovers.task_id
+    LEFT JOIN runs AS open ON open.uid = tasks.run_uid
+WHERE handovers.question IS NOT NULL AND handovers.answer IS NULL AND state = 'held' AND {_OF_QUEUE}
+ORDER BY handovers.task_id DESC {_LIMIT}
+"""
+
 # In two parts, each a range of the index.
 BEFORE = f"""
 SELECT count(*) FROM (
