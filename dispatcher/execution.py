@@ -1,7 +1,7 @@
 """One execution of a task: its claim, its open run, its settlement."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -125,11 +125,14 @@ class Claims(list[Claim]):
 
     again = False
     """Whether damaged tasks were held instead: commit, and call again."""
+    lane: str | None = None
+    """The last lane of the queue that was looked at, if there are more behind it."""
 
     def __init__(self, claims: Iterable[Claim] = (), *, busy: bool = False) -> None:
         super().__init__(claims)
         self.busy = busy
-        """Whether another node was claiming with the same limit: call again after a moment."""
+        """Whether another node was claiming the same, or with the same limit: call again after a
+        moment."""
 
 
 #: Prefix of the owner of a local claim, made by a shell or program instead of a node.
@@ -217,6 +220,15 @@ class StartedRun(Struct, frozen=True, kw_only=True):
     uid: RunUid
     pid: int
     at: StoreTime
+
+
+class GivenUp(Struct, frozen=True, kw_only=True):
+    """A task that failed while it did not run, as its time was over."""
+
+    task_id: int
+    queue: str
+    timeout: Literal["queue_timeout", "total_timeout"]
+    reason: str
 
 
 class Settlement(Struct, frozen=True, kw_only=True):

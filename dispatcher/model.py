@@ -3,7 +3,6 @@
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 from msgspec import Struct, field
 
@@ -163,6 +162,8 @@ class Task(Struct, frozen=True, kw_only=True):
     intent_reason: str | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must have to run it."""
+    ageing_ms: int | None = None
+    """The waiting that one point of its priority is worth; None: any."""
     blockers: int | None = None
     """How many of its parents have not finished; None: it has no parents."""
     on_parent_failure: ParentFailure | None = None
@@ -259,15 +260,6 @@ class Node(Struct, frozen=True, kw_only=True):
     def place(self) -> tuple[str, str, str]:
         """The boot, the pid namespace and the host of its daemon."""
         return self.boot_id, self.pid_namespace, self.hostname
-
-
-class GivenUp(Struct, frozen=True, kw_only=True):
-    """A task that failed while it did not run, as its time was over."""
-
-    task_id: int
-    queue: str
-    timeout: Literal["queue_timeout", "total_timeout"]
-    reason: str
 
 
 class Pruned(Struct, frozen=True):

@@ -33,6 +33,8 @@ class NewTask(Struct, frozen=True, kw_only=True):
     lease_ttl_ms: int
     queue: str = "default"
     priority: int = 0
+    ageing_ms: int | None = None
+    """The waiting that one point of its priority is worth; None: any."""
     delay_ms: int = 0
     """From its submit."""
     start_at: WallTime | None = None

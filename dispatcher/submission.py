@@ -101,6 +101,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     wanted = {"queue": config.defaults.queue, **given}
     if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
         wanted = {**_defaults(queue), **wanted, "requires": _both(queue, wanted)}
+        wanted["ageing_ms"] = queue.ageing_ms
     wanted |= _parents(wanted)
     liveness = wanted.setdefault("liveness", Liveness.PROCESS)
     leases = config.leases

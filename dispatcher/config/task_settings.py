@@ -168,6 +168,15 @@ class Queue(TaskDefaults, frozen=True):
     global_concurrency: Annotated[int, Meta(ge=1, le=1_000_000, examples=[10])] | None = None
     """How many of its tasks run at once on all nodes that share the store together. Each daemon
     obeys its own file, so give all files the same number. Left out: each node's limit alone."""
+    ageing_ms: Annotated[Milliseconds, Meta(examples=["10m"])] | None = None
+    """The waiting that one point of priority is worth: a task that was submitted so much earlier
+    goes before one with a point more. Fixed at submit. Left out: priority decides alone."""
+
+    def _mistakes(self) -> Iterator[str]:
+        yield from super()._mistakes()
+        if self.ageing_ms is not None:
+            yield from at_least(Milliseconds(1000), self, "ageing_ms")
+            yield from limits.too_long(self, "ageing")
 
 
 class Profile(TaskDefaults, frozen=True, kw_only=True):

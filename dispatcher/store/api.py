@@ -19,6 +19,7 @@ from dispatcher.execution import (
     BegunEnding,
     Claim,
     Claims,
+    GivenUp,
     Held,
     OpenRun,
     Rows,
@@ -30,7 +31,6 @@ from dispatcher.history import History, Postponed
 from dispatcher.model import (
     FINISHED,
     NO_LABELS,
-    GivenUp,
     Leases,
     Node,
     Outcome,
@@ -562,12 +562,16 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         session: str = "",
         labels: Mapping[str, str] = NO_LABELS,
         most: int | None = None,
+        lane: str = "",
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> Claims:
-        """Claim at most `limit` ready tasks of a queue: highest priority first, then lowest id.
+        """Claim at most `limit` ready tasks of a queue: lowest `lanes.rank` first, then lowest id.
 
-        Only those that require none but these `labels`. Claims nothing while the node drains, or
+        Only those that require none but these `labels`. Of a queue whose tasks need different
+        things it looks at a bounded number of lanes behind `lane`, and reports by `lane` where the
+        next call goes on, if there are more. By `busy` it reports that others have locked some of
+        the tasks that it would claim. Claims nothing while the node drains, or
         if its row belongs to another session. With `most`, no more than that many tasks of the
         queue run on all nodes, local claims left out; it claims nothing while another node claims
         with such a limit (see `add_limits`), and reports that by `busy`.

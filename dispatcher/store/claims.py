@@ -1,8 +1,7 @@
 """Claims: finds ready tasks, makes locks, run uids and fences, and opens the runs."""
 
 import os
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -11,11 +10,10 @@ from dispatcher.execution import Claim, Claims
 from dispatcher.handover import NOTHING, Previous
 from dispatcher.model import Outcome
 from dispatcher.store import moves
-from dispatcher.store.engine import Dialect, Engine, Values
+from dispatcher.store.engine import Engine, Row, Values
 from dispatcher.store.rows import Ready, ready_from
 from dispatcher.store.statements import claims as sql
 from dispatcher.store.statements.given import rows_of
-from dispatcher.store.statements.nodes import fits
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
 
@@ -35,27 +33,44 @@ def secret() -> str:
     return os.urandom(16).hex()
 
 
-@cache
-def ready(dialect: Dialect) -> str:
-    """Return the statement of a queue's next ready tasks that a node may run."""
-    return sql.READY.replace("{fits}", fits(dialect))
+class Search:
+    """Finds the next ready tasks of a queue that a node with some labels may claim."""
+
+    last: str | None = None
+    """The last lane that it looked at; None: there is none behind it."""
+    is_less = False
+    """Whether others have locked or claimed some of them meanwhile."""
+
+    def __init__(
+        self, engine: Engine, values: Values, labels: Mapping[str, str], after: str = ""
+    ) -> None:
+        """Look at some lanes behind `after`, if the queue has any. `values` are those of `READY`.
+
+        The labels and lanes cost nothing where a queue has none.
+        """
+        self._engine, self._values, self._labels, self._after = engine, values, labels, after
+
+    def __call__(self) -> Sequence[Row]:
+        """Return rows of `Ready`, locked, in their order."""
+        if rows := self._engine.rows(sql.READY, self._values):
+            return rows
+        from dispatcher.store import lanes  # noqa: PLC0415 - few queues have any
+
+        found = lanes.lock_next(self._engine, self._values, self._labels, self._after)
+        self.last, self.is_less = found.last, found.is_less
+        return found.rows
 
 
 def claimable(
-    engine: Engine,
-    statement: str,
-    values: Values,
-    *,
-    who: str,
-    now: StoreTime,
+    engine: Engine, search: Callable[[], Sequence[Row]], *, who: str, now: StoreTime
 ) -> list[Ready] | None:
-    """Return ready tasks by a statement; hold those with a damaged row first, so they hide none.
+    """Return the ready tasks found; hold those with a damaged row first, so they hide none.
 
     Returns None once `MOST_DAMAGED` are held: the caller commits them and calls again.
     """
     left = MOST_DAMAGED
     while left:
-        found = [ready_from(row) for row in engine.rows(statement, values)]
+        found = [ready_from(row) for row in search()]
         damaged = [
             {"id": ready.task_id, "reason": damage} for ready, damage in found if damage is not None
         ][:left]

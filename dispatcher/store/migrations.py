@@ -651,6 +651,23 @@ CREATE INDEX handovers_asking ON handovers (task_id)
     WHERE question IS NOT NULL AND answer IS NULL;
 """
 
+# In which order, and with what, ready tasks are claimed. A lane has the form of `lanes.lane`, but
+# not the order of its labels, so that the older tasks may have another one that needs the same. A
+# task that has succeeded is never ready again. A rank is that of `lanes.rank` without ageing; a
+# number that no task may have would be too large for it.
+_LANES = """
+ALTER TABLE tasks ADD COLUMN lane TEXT NOT NULL DEFAULT '';
+ALTER TABLE tasks ADD COLUMN rank BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN ageing_ms BIGINT;
+DROP INDEX tasks_ready;
+DROP INDEX tasks_requiring;
+UPDATE tasks SET lane = COALESCE('{{"requires":' || requires || '}}', ''),
+    rank = created_at / 1000 - priority * 2147483648
+WHERE state <> 'succeeded' AND priority BETWEEN -2147483648 AND 2147483647
+    AND created_at BETWEEN 0 AND 9007199254740991;
+CREATE INDEX tasks_ready ON tasks (queue, lane, rank, id, run_at) WHERE state = 'ready';
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -675,6 +692,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _HANDOVERS,
     _ORIGIN,
     _ASKING,
+    _LANES,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

@@ -4,6 +4,7 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from dispatcher.dependency import DependencyState
@@ -19,8 +20,8 @@ from dispatcher.model import (
 )
 from dispatcher.selection import CHANGES
 from dispatcher.store import claims, moves
-from dispatcher.store.engine import Values, refuse_nul
-from dispatcher.store.parameters import edit_parameters, edited_columns, labels_text
+from dispatcher.store.engine import refuse_nul
+from dispatcher.store.parameters import edit_parameters, edited_columns
 from dispatcher.store.pruning import SqlPruner
 from dispatcher.store.rows import Ready, state_from
 from dispatcher.store.statements import claims as claims_sql
@@ -29,6 +30,7 @@ from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.store.statements.moves import OF_PARENT
+from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.times import StoreTime
 
 #: The parameters of a claim that no node makes.
@@ -157,7 +159,7 @@ class SqlOperator(SqlPruner):
                 fence=before.fence,
                 before=before.state.value,
                 after=after.state.value,
-                reason=", ".join(sorted(changed)),
+                reason=", ".join(name for name in sorted(changed) if name in EDITABLE),
             )
         return done
 
@@ -217,12 +219,7 @@ class SqlOperator(SqlPruner):
         labels: Mapping[str, str] = NO_LABELS,
         now: StoreTime,
     ) -> Claim | None:
-        if task_id is None:
-            statement = claims.ready(self.engine.dialect)
-            values = {"queue": queue, "limit": 1, "labels": labels_text(labels), **_NO_NODE}
-        else:
-            statement, values = claims_sql.READY_TASK, {"task_id": task_id}
-        for ready in self._claimable(statement, values, now):
+        for ready in self._claimable(queue, task_id, labels, now):
             self._histories.refuse_by_hand(ready, now)
             claim = claims.claim_by_hand(
                 self.engine,
@@ -240,9 +237,19 @@ class SqlOperator(SqlPruner):
             return claim
         return None
 
-    def _claimable(self, statement: str, values: Values, now: StoreTime) -> Sequence[Ready]:
-        found = claims.claimable(self.engine, statement, values, who=self._who, now=now)
-        return found or ()
+    def _claimable(
+        self, queue: str, task_id: int | None, labels: Mapping[str, str], now: StoreTime
+    ) -> Sequence[Ready]:
+        if task_id is not None:
+            named = partial(self.engine.rows, claims_sql.READY_TASK, {"task_id": task_id})
+            return claims.claimable(self.engine, named, who=self._who, now=now) or ()
+        values, after = {"queue": queue, "limit": 1, **_NO_NODE}, ""
+        while True:
+            search = claims.Search(self.engine, values, labels, after)
+            found = claims.claimable(self.engine, search, who=self._who, now=now)
+            if found or found is None or search.last is None:
+                return found or ()
+            after = search.last
 
     def _find(self, task_id: int) -> _Found:
         """Return a task's state, and its run if it runs; both are locked for this transaction."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from dispatcher import lanes
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
@@ -70,6 +71,8 @@ def new_task_parameters(
         "rules": _json(task.rules) if task.profile is not None and task.rules else None,
         "state": state.value,
         "reason": reason,
+        "lane": lanes.lane(task.requires) or None,
+        "rank": lanes.rank(now, task.priority, task.ageing_ms),
         "blockers": wait.blockers,
         "hold_kind": OF_PARENT if state is TaskState.HELD else None,
         "created_at": now,
@@ -92,6 +95,10 @@ def edited_columns(before: Task, after: Task) -> Values:
     texts: dict[str, object] = {name: _json(changed[name]) for name in as_json}
     if changed.get("requires") == {}:
         texts["requires"] = None
+    if "requires" in changed:
+        texts["lane"] = lanes.lane(after.requires)
+    if "priority" in changed:
+        texts["rank"] = lanes.rank(after.created_at, after.priority, after.ageing_ms)
     return {**changed, **texts}
 
 

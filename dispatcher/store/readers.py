@@ -31,7 +31,6 @@ from dispatcher.store.rows import (
     event_from,
     node_from,
     open_run_from,
-    requiring_from,
     run_from,
     state_from,
     task_from,
@@ -48,7 +47,6 @@ from dispatcher.wire import RunUid
 #: States with an order of their own.
 _IN_ITS_ORDER: Final = {
     TaskState.RUNNING: sql.RUNNING,
-    TaskState.READY: sql.NEXT,
     TaskState.SCHEDULED: sql.FIRST_DUE,
     TaskState.HELD: sql.RESTING,
     TaskState.WAITING: sql.RESTING,
@@ -127,6 +125,8 @@ class SqlReader(SqlTransactions):
         return run_from(rows[0]) if rows else None
 
     def foremost(self, state: TaskState, *, queue: str | None = None, limit: int) -> list[Task]:
+        if state is TaskState.READY:
+            return self._next(queue, limit)
         statement = sql.LAST_FINISHED if queue is None else sql.RESTING
         statement = _IN_ITS_ORDER.get(state, statement)
         values = {"state": state.value, "queue": queue, "limit": limit}
@@ -136,10 +136,18 @@ class SqlReader(SqlTransactions):
         rows = self.engine.rows(sql.ASKING, {"queue": queue, "limit": limit})
         return [task_from(row) for row in rows]
 
+    def _next(self, queue: str | None, limit: int) -> list[Task]:
+        from dispatcher.store import lanes  # noqa: PLC0415 - for few commands
+
+        ids = lanes.foremost(self.engine, queue, limit)
+        given = rows_of({"id": one} for one in ids)
+        found = {row[0]: task_from(row) for row in self.engine.rows(sql.AMONG, {"given": given})}
+        return [found[one] for one in ids if one in found]
+
     def before(self, task: Task, *, limit: int) -> int:
-        values = {"queue": task.queue, "priority": task.priority, "id": task.id, "limit": limit}
-        ((found,),) = self.engine.rows(sql.BEFORE, values)
-        return int(found)
+        from dispatcher.store import lanes  # noqa: PLC0415 - for few commands
+
+        return lanes.before(self.engine, task.id, task.queue, limit)
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         return next(iter(self._open_runs(sql.OPEN_RUN, {"uid": uid})), None)
@@ -170,9 +178,9 @@ class SqlReader(SqlTransactions):
         return {queue: since for queue, value in rows if (since := time_from(value)) is not None}
 
     def requiring(self, *, limit: int) -> list[Requiring]:
-        return [
-            requiring_from(row) for row in self.engine.rows(nodes_sql.REQUIRING, {"limit": limit})
-        ]
+        from dispatcher.store import lanes  # noqa: PLC0415 - for few commands
+
+        return lanes.requiring(self.engine, limit)
 
     def outcomes(self) -> Mapping[Outcome, int]:
         return {Outcome(outcome): runs for outcome, runs in self.engine.rows(sql.OUTCOMES)}

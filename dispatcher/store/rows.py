@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from dispatcher import lanes
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.dependency import Dependency
 from dispatcher.environment import Environment
@@ -24,15 +25,15 @@ from dispatcher.execution import (
     Count,
     Duration,
     Fence,
+    GivenUp,
     Lease,
     Limits,
     OpenRun,
     RetryPolicy,
 )
 from dispatcher.handover import Handover
-from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
+from dispatcher.model import Intent, Liveness, Node, Run, Task, TaskState
 from dispatcher.new_task import is_rule
-from dispatcher.nodes import Requiring
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
 from dispatcher.times import StoreTime
@@ -129,6 +130,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     environment: Environment | None
     umask: int | None
     requires: Mapping[str, str]
+    lane: str
     blockers: Count | None
     limits: Limits = NO_LIMITS
 
@@ -145,6 +147,8 @@ class Ready(Struct, frozen=True, kw_only=True):
 def ready_from(row: Row) -> tuple[Ready, str | None]:
     """Return a ready task, and its row's damage."""
     ready, damage = _value_and_damage(Ready, row)
+    if damage is None and not lanes.is_of(ready.lane, ready.requires):
+        damage = f"{DAMAGED}lane: is not that of what the task requires"
     return ready, None if damage is None else damage + DAMAGE_REMEDY
 
 
@@ -201,10 +205,6 @@ def event_from(row: Row) -> StoreEvent:
 def value_from(kind: type[Kind], row: Row) -> Kind:
     """Return a value that was read by `columns(kind)`."""
     return _value_and_damage(kind, row)[0]
-
-
-def requiring_from(row: Row) -> Requiring:
-    return _value_and_damage(Requiring, row)[0]
 
 
 def given_up_from(row: Row, now: StoreTime) -> GivenUp:

@@ -5,12 +5,12 @@
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from dispatcher.events import EventKind
-from dispatcher.execution import BegunEnding, Claims, OpenRun, Settlement, StartedRun
+from dispatcher.execution import BegunEnding, Claims, GivenUp, OpenRun, Settlement, StartedRun
 from dispatcher.history import Postponed
-from dispatcher.model import FINISHED, NO_LABELS, GivenUp, Node, Outcome
+from dispatcher.model import FINISHED, NO_LABELS, Node, Outcome
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
-from dispatcher.store.parameters import closing, labels_text, moving_on, node_parameters
+from dispatcher.store.parameters import closing, moving_on, node_parameters
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import ending_from, given_up_from, time_from
 from dispatcher.store.statements import history as history_sql
@@ -76,6 +76,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         session: str = "",
         labels: Mapping[str, str] = NO_LABELS,
         most: int | None = None,
+        lane: str = "",
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> Claims:
@@ -87,9 +88,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
             if (limit := min(limit, most - self.running_in(queue))) <= 0:
                 return Claims()
         values = {"queue": queue, "limit": limit, "node": node, "session": session}
-        values["labels"] = labels_text(labels)
-        statement = claims.ready(self.engine.dialect)
-        ready = claims.claimable(self.engine, statement, values, who=self._who, now=now)
+        search = claims.Search(self.engine, values, labels, lane)
+        ready = claims.claimable(self.engine, search, who=self._who, now=now)
         made = claims.claim(
             self.engine,
             self._histories.claimable(ready or (), now),
@@ -99,7 +99,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
             fences_after=self.history.fences_after,
             now=now,
         )
-        made.again = ready is None
+        made.again, made.busy, made.lane = ready is None, search.is_less, search.last
         return made
 
     def add_limits(self, queues: Iterable[str]) -> None:
@@ -199,14 +199,16 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def has_unfinished(
         self, *, but: Iterable[str] = (), labels: Mapping[str, str] | None = None
     ) -> bool:
-        fits = "TRUE" if labels is None else nodes_sql.fits(self.engine.dialect)
-        statement = sql.HAS_UNFINISHED.replace("{fits}", fits)
-        values = {
-            "but": "".join(f" {queue} " for queue in but),
-            "labels": labels_text(labels or {}),
-        }
-        ((unfinished,),) = self.engine.rows(statement, values)
-        return bool(unfinished) or bulk_parts.is_coming(self.engine)
+        from dispatcher.store import lanes  # noqa: PLC0415 - for daemons that run until idle
+
+        but = [*but]
+        left_out = "".join(f" {queue} " for queue in but)
+        ((unfinished,),) = self.engine.rows(sql.HAS_UNFINISHED, {"but": left_out})
+        return (
+            bool(unfinished)
+            or lanes.is_any_allowed(self.engine, labels, but)
+            or bulk_parts.is_coming(self.engine)
+        )
 
     def take_node(self, node: Node, *, was: Node | None) -> bool:
         expected = {

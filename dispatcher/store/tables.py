@@ -99,6 +99,9 @@ CREATE TABLE tasks (
     on_parent_failure TEXT,
     hold_kind TEXT,
     origin TEXT,
+    lane TEXT NOT NULL DEFAULT '',
+    rank BIGINT NOT NULL DEFAULT 0,
+    ageing_ms BIGINT,
 
     CHECK (CASE state
            WHEN 'ready' THEN finished_at IS NULL
@@ -140,14 +143,12 @@ CREATE TABLE tasks (
     CHECK (orphans >= 0),
     CHECK (fence >= 0)
 );
-CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id, run_at) WHERE state = 'ready';
+CREATE INDEX tasks_ready ON tasks (queue, lane, rank, id, run_at) WHERE state = 'ready';
 CREATE INDEX tasks_due ON tasks (run_at) WHERE state = 'scheduled';
 CREATE INDEX tasks_finished ON tasks (state, finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND state <> 'running';
 CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS NOT NULL;
-CREATE INDEX tasks_requiring ON tasks (queue, requires, run_at)
-    WHERE state = 'ready' AND requires IS NOT NULL;
 CREATE INDEX tasks_awaited ON tasks (id) WHERE awaited AND finished_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 

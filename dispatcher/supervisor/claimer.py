@@ -9,6 +9,7 @@ from dispatcher import wire
 from dispatcher.execution import Claim, Claims
 from dispatcher.executor_api import for_version_3, start_message
 from dispatcher.supervisor.live_runs import LiveRun
+from dispatcher.supervisor.rounds import Rounds
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime
@@ -41,6 +42,7 @@ class Claimer:
         """Whether the last search found no queue, and nothing was written since."""
         self._prepared: set[str] = set()
         """Queues whose limits on all nodes the store has."""
+        self._rounds = Rounds()
         self.scheduled = Alarm(NEVER)
         """For the scheduled task that is due next."""
         self.retry = Alarm(NEVER)
@@ -60,6 +62,7 @@ class Claimer:
         memory = self._memory
         if turn.looks or self._store.announces:
             turn.after(partial(self._remember_ready, may_be=True))
+            self._rounds.begin_anew()
         elif self._none_ready:
             return
         if memory.stopping.how is not None or not memory.is_served_by(self._executor):
@@ -85,7 +88,7 @@ class Claimer:
         if free <= 0:
             return
         self._prepare_limits(turn)
-        room = self._room(turn)
+        room, rounds = self._room(turn), self._rounds.copy()
         passed = {queue for queue, left in room.items() if left <= 0}
         queues = self._next_queues(free, passed)
         if not queues and not passed:
@@ -95,7 +98,7 @@ class Claimer:
             for position, queue in enumerate(queues):
                 fair = -(-free // (len(queues) - position))
                 share = min(fair, room.get(queue, fair))
-                claims = self._claim(turn, queue, share) if share else Claims()
+                claims = self._claim(turn, queue, share, rounds) if share else Claims()
                 if claims.again:
                     turn.again = True
                     return
@@ -149,23 +152,32 @@ class Claimer:
         running = self._memory.live.in_queues(limits)
         return {queue: limit for queue, limit in limits.items() if running[queue] >= limit}
 
-    def _claim(self, turn: Turn, queue: str, limit: int) -> Claims:
+    def _claim(self, turn: Turn, queue: str, limit: int, rounds: Rounds) -> Claims:
         turn.after(partial(self._remember_served, queue))
         settings = self._memory.settings
-        return self._store.claim(
+        after = rounds.after(queue)
+        claims = self._store.claim(
             queue,
             limit=limit,
             node=settings.node_id,
             session=settings.session_uid,
             labels=settings.labels,
             most=settings.global_concurrency.get(queue),
+            lane=after,
             output_dir=settings.output_dir,
             until=settings.takeover_at(turn.now),
             now=turn.now,
         )
+        if after or claims.lane is not None:
+            turn.again |= rounds.goes_on(queue, claims.lane, is_enough=len(claims) == limit)
+            turn.after(partial(self._remember_rounds, rounds))
+        return claims
 
     def _remember_ready(self, *, may_be: bool) -> None:
         self._none_ready = not may_be
+
+    def _remember_rounds(self, rounds: Rounds) -> None:
+        self._rounds = rounds
 
     def _remember_served(self, queue: str) -> None:
         self._last_queue = queue

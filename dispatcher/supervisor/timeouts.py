@@ -24,9 +24,9 @@ import structlog
 from msgspec.structs import replace
 
 from dispatcher import wire
-from dispatcher.execution import NO_LIMITS, Limits, OpenRun
+from dispatcher.execution import NO_LIMITS, GivenUp, Limits, OpenRun
 from dispatcher.executor_api import OutputState, latest_run_end, run_deadline
-from dispatcher.model import GivenUp, Outcome
+from dispatcher.model import Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.supervisor.live_runs import LiveRun, Watch

@@ -15,7 +15,7 @@ from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import HOST_CLOCK, StoreTime
 from dispatcher.words import Beat, Refused, Renewed
 from dispatcher.worker_api import WorkerError
-from tests.contract.helpers import new_task
+from tests.contract.helpers import OneByOne, new_task
 
 #: Migrations to come, for what they must never do.
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
@@ -378,3 +378,58 @@ def test_nodes_and_tasks_of_schema_12_have_no_labels_and_take_work(tmp_path: Pat
         assert [("", "", "{}", None, 0, None)] == query(engine, f"SELECT {node} FROM nodes")
         assert [(None,)] == query(engine, "SELECT requires FROM tasks")
         assert [] == query(engine, "SELECT * FROM limits")
+
+
+#: Tasks of schema 19: id, state, priority, created_at, and the labels that they require.
+_READY_AT_19 = (
+    (1, "ready", 0, 5_000, None),
+    (2, "ready", 1, 9_000, None),
+    (3, "failed", 0, 4_000, None),
+    (4, "ready", 0, 4_000, '{"gpu":"a100","disk":"ssd"}'),
+    (5, "ready", 2, 8_000, '{"gpu":"a100"}'),
+    (6, "ready", 0, 4_000, "nope"),
+    (7, "ready", 2**62, 4_000, None),
+)
+
+
+@pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
+def test_ready_tasks_of_schema_19_keep_their_order_and_the_labels_that_they_require(
+    raw: SqlStore,
+) -> None:
+    """As an upgrade fills the columns: on an engine that has the tables before the step."""
+    engine = raw.engine
+    step = migrations.MIGRATIONS[19]
+    assert isinstance(step, str)
+    with raw.transaction():
+        for index in ("tasks_ready", "tasks_requiring"):
+            engine.change(f"DROP INDEX IF EXISTS {index}")
+        for column in ("lane", "rank", "ageing_ms"):
+            engine.change(f"ALTER TABLE tasks DROP COLUMN {column}")
+        engine.change("CREATE INDEX tasks_ready ON tasks (queue)")
+        engine.change("CREATE INDEX tasks_requiring ON tasks (requires)")
+        for number, state, priority, created_at, requires in _READY_AT_19:
+            engine.change(
+                "INSERT INTO tasks (id, state, reason, queue, priority, liveness, lease_ttl_ms,"
+                " max_attempts, created_at, run_at, labels, env, command, requires, finished_at)"
+                " VALUES (:id, :state, '', 'q', :priority, 'process', 60000, 3, :at, 1, '{}',"
+                " '{}', '[\"x\"]', :requires, :finished_at)",
+                {
+                    "id": number,
+                    "state": state,
+                    "priority": priority,
+                    "at": created_at,
+                    "requires": requires,
+                    "finished_at": 9 if state == "failed" else None,
+                },
+            )
+        migrate._apply(engine, [step])
+    store = OneByOne(raw)
+    store.retry(3, now=StoreTime(99_000))
+
+    def claimed(**labels: str) -> list[int]:
+        given = {"limit": 9, "node": "n", "output_dir": "/o", "now": StoreTime(99_000)}
+        return [one.task_id for one in store.claim("q", labels=labels, **given)]
+
+    assert [2, 7, 3, 1] == claimed()
+    assert TaskState.HELD is store.task(6).state
+    assert [5, 4] == claimed(gpu="a100", disk="ssd")

@@ -229,7 +229,7 @@ def test_a_task_of_a_bulk_submit_requires_the_same(store: OneByOne) -> None:
 
 
 @pytest.mark.parametrize("text", ["nope", "{", '{"a'])
-def test_a_task_whose_requirements_are_damaged_is_held_by_the_first_who_would_claim_it(
+def test_a_task_whose_requirements_are_damaged_is_held_by_the_first_who_may_claim_it(
     store: OneByOne, text: str
 ) -> None:
     damaged, other = store.new(requires={"a": "b"}), store.new()
@@ -238,6 +238,8 @@ def test_a_task_whose_requirements_are_damaged_is_held_by_the_first_who_would_cl
         store.raw.engine.change(change, {"id": damaged, "text": text})
 
     assert [other] == claims(store)
+    assert TaskState.READY is store.task(damaged).state
+    assert [] == claims(store, labels={"a": "b"})
 
     found = store.task(damaged)
     assert TaskState.HELD is found.state

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from dispatcher.execution import Claim
+from dispatcher.lanes import lane
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import claims as claims_sql
-from dispatcher.store.statements import locks, readers, supervisor, workers
+from dispatcher.store.statements import lanes, locks, readers, supervisor, workers
 from dispatcher.store.statements.given import given, rows_of
 from tests.contract.helpers import NOW, SHARED, OneByOne, new_task, settlement
-from tests.contract.test_query_plans import PLANS, in_dialect
+from tests.contract.test_query_plans import PLANS
 from tests.postgres import Postgres
 
 pytestmark = SHARED
@@ -29,8 +30,7 @@ def planner(raw: SqlStore) -> Iterator[SqlStore]:
 
 
 def plan(store: SqlStore, statement: str, values: dict[str, object]) -> str:
-    text = in_dialect(store, statement)
-    return "\n".join(line for (line,) in store.engine.rows(f"EXPLAIN {text}", values))
+    return "\n".join(line for (line,) in store.engine.rows(f"EXPLAIN {statement}", values))
 
 
 def test_no_statement_reads_a_whole_table(planner: SqlStore) -> None:
@@ -118,17 +118,55 @@ def test_what_names_rows_costs_as_many_as_it_names_whatever_the_statistics_say(
     assert rows_in(executed["Plan"]) <= NAMED * STEPS, json.dumps(executed, indent=1)
 
 
-def test_labels_are_compared_once_for_all_tasks_that_require_the_same(store: OneByOne) -> None:
-    models = ("a", "b", "c")
-    store.submit([new_task(requires={"gpu": one}) for one in models * 100], now=NOW)
-    values = {"queue": "default", "limit": 9, "node": "n", "session": "", "labels": '{"gpu":"x"}'}
-    with store.raw.transaction():
-        explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {claims_sql.READY}"
-        ((found,),) = store.raw.engine.rows(in_dialect(store.raw, explain), values)
+#: Of each lane, what the statement of a claim reads in a few steps; and tasks in it.
+FEW, MANY = 5, 400
 
-    (executed,) = json.loads(found) if isinstance(found, str) else found
-    comparisons = [
-        step["Actual Loops"] for step in steps(executed["Plan"]) if "Function Name" in step
-    ]
-    assert comparisons, executed
-    assert max(comparisons) <= len(models), executed
+#: The lanes of the tasks: nothing needed, and three models of which a node may have two.
+MODELS = ("", "a", "b", "c")
+
+LANED: dict[str, tuple[str, dict[str, object], int]] = {
+    "a queue without lanes": (claims_sql.READY, {"queue": "plain"}, FEW),
+    "a queue with some": (claims_sql.READY, {}, 1),
+    "lanes": (lanes.OF_QUEUE, {"after": "", "limit": 64}, len(MODELS)),
+    "first": (lanes.first(4), {"lane0": "", "lane1": "a", "lane2": None, "lane3": "c"}, 4 * FEW),
+    "locked": (claims_sql.READY_AMONG, {"queue": "plain", "named": FEW}, FEW),
+    "before": (lanes.BEFORE, {"id": 10_000}, 2 * FEW),
+    "all": (lanes.ALL, {}, len(MODELS)),
+}
+
+
+@pytest.mark.parametrize(("statement", "given", "found"), LANED.values(), ids=LANED)
+def test_what_finds_ready_tasks_reads_few_of_each_lane_whatever_the_statistics_say(
+    postgres: Postgres,
+    store: OneByOne,
+    statement: str,
+    given: dict[str, object],
+    found: int,
+) -> None:
+    """The server analysed the table while no task was ready."""
+    store.settle([settlement(one) for one in finished(store)], now=NOW)
+    postgres.sql("VACUUM ANALYZE dispatcher.tasks, dispatcher.runs")
+    needs = [{"requires": {"gpu": one}} if one else {} for one in MODELS]
+    store.submit([new_task(**one) for one in needs * MANY], now=NOW)
+    store.submit([new_task(queue="plain") for _ in range(MANY)], now=NOW)
+    names = {one: lane(each.get("requires", {})) for one, each in zip(MODELS, needs, strict=True)}
+    values: dict[str, object] = {"queue": "default", "limit": FEW, "node": "n", "session": ""}
+    each_lane = rows_of({"lane": one} for one in names.values())
+    values |= {**{f"most{n}": FEW for n in range(4)}, "given": each_lane}
+    values |= {name: names.get(str(one), one) for name, one in given.items()}
+    with store.raw.transaction():
+        explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}"
+        if "id" in given:
+            ((values["id"],),) = store.sql("SELECT max(id) FROM tasks WHERE queue = 'default'")
+        if "named" in given:
+            named = store.sql("SELECT id FROM tasks WHERE queue = 'plain' ORDER BY id DESC LIMIT 5")
+            values["given"] = rows_of({"id": one} for (one,) in named)
+        ((answer,),) = store.raw.engine.rows(explain, values)
+
+    (executed,) = json.loads(answer) if isinstance(answer, str) else answer
+    assert rows_in(executed["Plan"]) <= found * STEPS, json.dumps(executed, indent=1)
+
+
+def finished(store: OneByOne) -> list[Claim]:
+    store.submit([new_task() for _ in range(300)], now=NOW)
+    return store.take(limit=300)

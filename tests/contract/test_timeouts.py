@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from dispatcher.errors import StoreRefused
-from dispatcher.execution import NO_LIMITS, Limits
-from dispatcher.model import GivenUp, Liveness, Outcome, TaskState
+from dispatcher.execution import NO_LIMITS, GivenUp, Limits
+from dispatcher.model import Liveness, Outcome, TaskState
 from dispatcher.words import Beat
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 

@@ -24,23 +24,20 @@ SELECT {_READY_COLUMNS}
 FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queues)
 """
 
-# What tasks of the queue require, once each: a jump in an index to the next, however many tasks
-# require the same. Of a task itself only a text is compared. `{fits}`: see `nodes.fits`.
-_OF_QUEUE = "state = 'ready' AND requires IS NOT NULL AND queue = :queue"
-
+# Of a queue whose ready tasks need nothing but a slot: see `statements.lanes` for the others.
 READY = f"""
-WITH RECURSIVE wanted (requires) AS (
-    SELECT (SELECT requires FROM tasks WHERE {_OF_QUEUE} ORDER BY requires LIMIT 1)
-    UNION ALL
-    SELECT (SELECT tasks.requires FROM tasks WHERE {_OF_QUEUE} AND tasks.requires > wanted.requires
-        ORDER BY tasks.requires LIMIT 1)
-    FROM wanted WHERE wanted.requires IS NOT NULL
-)
-{_READY}AND queue = :queue
-    AND (requires IS NULL OR requires IN (
-        SELECT wanted.requires FROM wanted WHERE wanted.requires IS NOT NULL AND {{fits}}))
+{_READY}AND queue = :queue AND lane = ''
+    AND NOT EXISTS (SELECT 1 FROM tasks WHERE state = 'ready' AND queue = :queue AND lane > '')
     AND {CLAIMS_WORK}
-ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
+ORDER BY rank, id LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE OF tasks SKIP LOCKED
+"""
+
+# Those that were found in lanes, unless others have locked or changed them since. The queue is no
+# condition of an index, by which all its ready tasks would be read.
+READY_AMONG = f"""
+{_READY}AND COALESCE(queue, '') = :queue AND {CLAIMS_WORK}
+    AND id = ANY (ARRAY(SELECT given.id FROM {given("id")}))
+FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
 READY_TASK = f"""{_READY}AND id = :task_id FOR NO KEY UPDATE OF tasks SKIP LOCKED

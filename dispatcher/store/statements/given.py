@@ -16,7 +16,7 @@ _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         ("low_id", "high_id", "attempt", "fence", "attempts_used", "deferrals", "orphans"), "BIGINT"
     ),
-    **dict.fromkeys(("priority", "max_attempts", "umask", "environment_id"), "BIGINT"),
+    **dict.fromkeys(("priority", "rank", "max_attempts", "umask", "environment_id"), "BIGINT"),
     **dict.fromkeys(("max_deferrals", "max_orphans", "kill_signal", "checksum"), "BIGINT"),
     **dict.fromkeys(("max_rss_bytes", "output_truncated", "parent_id", "blockers"), "BIGINT"),
     **dict.fromkeys(("cpu_seconds", "progress"), "DOUBLE PRECISION"),

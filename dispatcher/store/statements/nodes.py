@@ -1,10 +1,10 @@
-"""SQL of the nodes' rows, and of the tasks that not every node may run."""
+"""SQL of the nodes' rows, and of the limits that they share."""
 
 from typing import Final
 
 from dispatcher.execution import LOCAL
 from dispatcher.model import Node
-from dispatcher.store.engine import FORGETTABLE, Dialect
+from dispatcher.store.engine import FORGETTABLE
 from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.given import given
 
@@ -64,24 +64,6 @@ CLAIMS_WORK: Final = """(EXISTS (SELECT 1 FROM nodes
         WHERE id = :node AND draining IS NULL AND session = :session FOR SHARE)
     OR NOT EXISTS (SELECT 1 FROM nodes WHERE id = :node))"""
 
-
-def fits(dialect: Dialect) -> str:
-    """Return the condition that a node with the labels `:labels` may run a task (`requires`).
-
-    A task whose `requires` is damaged is anybody's, so that the first who would claim it holds it.
-    """
-    return f"""(requires IS NULL OR NOT EXISTS (
-        SELECT 1 FROM {dialect.pairs("requires")} AS wanted
-        WHERE NOT EXISTS (SELECT 1 FROM {dialect.pairs("CAST(:labels AS TEXT)")} AS own
-            WHERE own.key = wanted.key AND own.value = wanted.value)))"""
-
-
-# By an index of such tasks alone.
-REQUIRING = """
-SELECT queue, requires, count(*), min(run_at) FROM tasks
-WHERE state = 'ready' AND requires IS NOT NULL
-GROUP BY queue, requires ORDER BY queue, requires LIMIT CAST(:limit AS BIGINT)
-"""
 
 LOCK_LIMIT = "SELECT name FROM limits WHERE name = :name FOR NO KEY UPDATE SKIP LOCKED"
 

@@ -71,10 +71,10 @@ SELECT {_TASK_WITHOUT_PAYLOAD} FROM runs AS open JOIN tasks ON tasks.id = open.t
 WHERE open.outcome IS NULL AND {_OF_QUEUE} ORDER BY open.node, open.task_id {_LIMIT}
 """
 
-NEXT = f"""
+# Ready ones are found in their lanes: see `statements.lanes`.
+AMONG = f"""
 SELECT {_TASK_WITHOUT_PAYLOAD} {_TASKS}
-WHERE state = 'ready' AND queue = :queue
-ORDER BY priority DESC, tasks.id {_LIMIT}
+WHERE tasks.id = ANY (ARRAY(SELECT given.id FROM {given("id")}))
 """
 
 FIRST_DUE = f"""
@@ -99,16 +99,6 @@ SELECT {_TASK_WITHOUT_PAYLOAD} FROM handovers JOIN tasks ON tasks.id = handovers
     LEFT JOIN runs AS open ON open.uid = tasks.run_uid
 WHERE handovers.question IS NOT NULL AND handovers.answer IS NULL AND state = 'held' AND {_OF_QUEUE}
 ORDER BY handovers.task_id DESC {_LIMIT}
-"""
-
-# In two parts, each a range of the index.
-BEFORE = f"""
-SELECT count(*) FROM (
-    SELECT 1 FROM tasks WHERE state = 'ready' AND queue = :queue AND priority > :priority
-    UNION ALL
-    SELECT 1 FROM tasks
-    WHERE state = 'ready' AND queue = :queue AND priority = :priority AND id < :id
-    {_LIMIT}) AS before
 """
 
 FIRST_ID = "SELECT id FROM tasks ORDER BY id LIMIT 1"
@@ -169,7 +159,7 @@ GROUP BY state HAVING sum(many) > 0
 READY_SINCE = "SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' GROUP BY queue"
 
 READY_ANYWHERE_SINCE = """
-SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' AND requires IS NULL GROUP BY queue
+SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' AND lane = '' GROUP BY queue
 """
 
 # In the order of `model.Leases`.

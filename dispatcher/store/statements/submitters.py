@@ -14,14 +14,20 @@ SUBMITTED_FIELDS: Final = tuple(
 )
 
 
+#: Columns that only some tasks of a batch may give.
+_NEVER_NULL: Final = {
+    "notify": "COALESCE(given.notify, FALSE)",
+    "lane": "COALESCE(given.lane, '')",
+}
+
+
 @cache
 def submit(columns: tuple[str, ...]) -> str:
     """Return the INSERT of tasks that set these columns; rows come back in their order.
 
     A task whose key is in use is left out.
     """
-    values = (f"given.{name}" for name in columns)
-    values = ("COALESCE(given.notify, FALSE)" if one == "given.notify" else one for one in values)
+    values = (_NEVER_NULL.get(name, f"given.{name}") for name in columns)
     return f"""
 INSERT INTO tasks ({", ".join(columns)})
 SELECT {", ".join(values)}

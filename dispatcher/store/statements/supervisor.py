@@ -180,13 +180,12 @@ SELECT min(takeover_at) FROM runs
 WHERE outcome IS NULL AND takeover_at > :now AND node <> :node
 """
 
-# `but` has a space before and after each name; names contain none. `{fits}`: see `nodes.fits`.
+# Without the tasks that are ready, and those that need more than a slot: see `statements.lanes`.
+# `but` has a space before and after each name; names contain none.
 HAS_UNFINISHED = f"""
 SELECT EXISTS (SELECT 1 FROM runs JOIN tasks ON tasks.id = runs.task_id
         WHERE runs.outcome IS NULL AND replace(:but, ' ' || queue || ' ', '') = :but)
-    OR EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but AND {{fits}})
     OR EXISTS ({HAS_ENDED})
-    OR EXISTS (SELECT 1 FROM tasks
-        WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but AND {{fits}})
+    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'scheduled' AND lane = ''
+        AND replace(:but, ' ' || queue || ' ', '') = :but)
 """
