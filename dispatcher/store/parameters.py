@@ -72,7 +72,7 @@ def new_task_parameters(
         "state": state.value,
         "reason": reason,
         "lane": lanes.lane(task.requires) or None,
-        "rank": lanes.rank(now, task.priority, task.ageing_ms),
+        "rank": _rank(task, now),
         "blockers": wait.blockers,
         "hold_kind": OF_PARENT if state is TaskState.HELD else None,
         "created_at": now,
@@ -84,6 +84,13 @@ def new_task_parameters(
         else min((at for at in (total_at, claimed_by) if at is not None), default=None),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _rank(task: NewTask, now: StoreTime) -> int:
+    try:
+        return lanes.rank(now, task.priority, task.ageing_ms)
+    except TypeError as error:
+        raise StoreRefused(f"no row can hold it: priority: {error}") from error
 
 
 def edited_columns(before: Task, after: Task) -> Values:

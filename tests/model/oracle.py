@@ -56,6 +56,8 @@ class TaskModel:
     id: int
     liveness: Liveness
     ttl: int
+    created: int
+    """The second of the submit orders the tasks of a priority, as a clock may be set back."""
     state: TaskState = TaskState.READY
     attempts: int = 0
     deferrals: int = 0

@@ -93,7 +93,7 @@ class LeaseProtocol(Twins):
         )
         task_id = self.do("submit", [task], now=self.now())[0].task_id
         assert task_id not in self.tasks
-        self.tasks[task_id] = TaskModel(task_id, liveness, ttl)
+        self.tasks[task_id] = TaskModel(task_id, liveness, ttl, created=self.clock)
 
     @precondition(lambda self: self.any_in(TaskState.READY))
     @rule(limit=st.integers(1, 2), lag=LAG)
@@ -103,7 +103,7 @@ class LeaseProtocol(Twins):
     def claim(self, limit: int, lag: int) -> None:
         now = StoreTime(self.clock - lag)
         ready = [t for t in self.tasks.values() if t.state is TaskState.READY]
-        expected = sorted(ready, key=lambda task: task.id)[:limit]
+        expected = sorted(ready, key=lambda task: (task.created // 1000, task.id))[:limit]
 
         claims: list[Claim] = self.do(
             "claim", "default", limit=limit, node=NODE, output_dir="/out", now=now
