@@ -62,11 +62,11 @@ def names_of(modules: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("words", "most", "needless"),
     [
-        (("submit", "--", "true"), 126, READERS | {"cli.offers", "cli.waiting", "cli.follow"}),
-        (("hold", "1"), 135, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
-        (("show", "1"), 137, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
-        (("wait", "1", "--timeout", "0s"), 133, {"cli.offers", "cli.follow", "bulk"}),
-        (("list",), 133, {"cli.offers", "cli.waiting", "bulk"}),
+        (("submit", "--", "true"), 127, READERS | {"cli.offers", "cli.waiting", "cli.follow"}),
+        (("hold", "1"), 136, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
+        (("show", "1"), 138, {"cli.offers", "cli.waiting", "cli.follow", "bulk"}),
+        (("wait", "1", "--timeout", "0s"), 134, {"cli.offers", "cli.follow", "bulk"}),
+        (("list",), 136, {"cli.offers", "cli.waiting", "bulk"}),
         (("config",), 60, STORES),
         (("completion", "bash"), 53, STORES | READERS | {"cli.offers"}),
         (("--version",), 51, STORES | READERS | {"cli.offers"}),
