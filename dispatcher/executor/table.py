@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from dispatcher import wire
-from dispatcher.executor.agenda import Agenda
 from dispatcher.executor.run import TrackedRun
+from dispatcher.least import Least
 from dispatcher.times import Instant
 
 #: Seconds that a daemon which has just connected is given to confirm runs before its absence is
@@ -23,17 +23,17 @@ class RunTable:
         """Those that are not gone."""
         self.attention: dict[wire.RunUid, TrackedRun] = {}
         """Those to be looked at in this tick."""
-        self._agenda: Agenda[TrackedRun] = Agenda()
+        self._due: Least[TrackedRun] = Least()
         self._absence_delayed = False
 
     @property
     def due(self) -> Instant:
         """When the next of those that live needs attention."""
-        return self._agenda.due
+        return Instant(self._due.value)
 
     def take_due(self, at: Instant) -> Iterable[TrackedRun]:
         """Yield each live run that is due, and plan its next instant after that."""
-        for run in self._agenda.take(at):
+        for run in self._due.take(at):
             if run.uid in self.live:
                 if run.due <= at:
                     yield run
@@ -59,11 +59,11 @@ class RunTable:
     def record_gone(self, run: TrackedRun) -> None:
         """Record that nothing of a run is left."""
         del self.live[run.uid]
-        self._agenda.drop(run)
+        self._due.remove(run)
 
     def record_due(self, run: TrackedRun) -> None:
         """Take a run's next instant into account."""
-        self._agenda.plan(run, run.due)
+        self._due.set(run, run.due)
 
     def delay_absence(self, at: Instant) -> None:
         """Give the daemon that has just connected time to confirm its runs."""

@@ -10,8 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dispatcher.execution import Claim, Limits, OpenRun
+from dispatcher.least import Least
 from dispatcher.model import Liveness
-from dispatcher.supervisor.least import Least
 from dispatcher.times import NEVER, Instant, StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Declaration
@@ -126,8 +126,10 @@ class LiveRuns(Mapping[RunUid, LiveRun]):
         self._runs: dict[RunUid, LiveRun] = {}
         self._of_task: dict[int, tuple[LiveRun, ...]] = {}
         self._in_queue: Counter[str] = Counter()
-        self._leases, self._graces = Least(), Least()
-        self._watches, self._exits = Least(), Least()
+        self._leases: Least[RunUid] = Least()
+        self._graces: Least[RunUid] = Least()
+        self._watches: Least[RunUid] = Least()
+        self._exits: Least[RunUid] = Least()
         self.going_on: dict[RunUid, LiveRun] = {}
         """Those that the executor was not ordered to end."""
         self.ending_gently: dict[RunUid, LiveRun] = {}

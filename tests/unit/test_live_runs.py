@@ -7,7 +7,6 @@ import pytest
 
 from dispatcher.execution import NO_LIMITS
 from dispatcher.model import Liveness
-from dispatcher.supervisor.least import SPARE, Least
 from dispatcher.supervisor.live_runs import LiveRun, LiveRuns, Watch
 from dispatcher.times import NEVER, Instant
 from dispatcher.wire import RunUid
@@ -112,32 +111,3 @@ def test_a_run_that_was_removed_counts_nowhere_even_if_its_uid_is_there_again() 
 
     assert (8, 1, True) == (before.pid, before.exit_by, before.end_sent)
     check(runs)
-
-
-def test_numbers_that_no_longer_hold_do_not_pile_up_behind_the_least() -> None:
-    least = Least()
-    least.set(UIDS[0], 0)
-    for number in range(1, 10_000):
-        least.set(UIDS[1], number)
-        least.set(UIDS[2], -1)
-        least.remove(UIDS[2])
-
-    assert 0 == least.value
-    assert len(least._heap) <= 2 * 3 + SPARE + 1
-    assert UIDS[:2] == least.up_to(9_999)
-
-
-def test_a_number_that_is_set_again_is_found_once() -> None:
-    least = Least()
-    for number in (1, 2, 1, 2, 1):
-        least.set(UIDS[0], number)
-
-    assert UIDS[:1] == least.up_to(1) == least.up_to(1)
-
-
-def test_an_infinite_number_is_none() -> None:
-    least = Least()
-    least.set(UIDS[0], 1)
-    least.set(UIDS[0], math.inf)
-
-    assert math.inf == least.value

@@ -7,11 +7,11 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from dispatcher import wire
-from dispatcher.executor.agenda import Agenda
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.output.quiet_files import QuietFiles
 from dispatcher.host.holes import BLOCK, UNSUPPORTED, next_data, punch
+from dispatcher.least import Least
 from dispatcher.times import NEVER, Instant
 
 #: Seconds between two looks: at a flood, and at a file that hardly grows.
@@ -57,25 +57,25 @@ class Budgets:
         self._log = log
         self._quiet = quiet
         self._files: dict[wire.RunUid, BudgetedFile] = {}
-        self._agenda: Agenda[BudgetedFile] = Agenda()
+        self._looks: Least[BudgetedFile] = Least()
         self._supported = True
 
     @property
     def due(self) -> Instant:
         """When to look again."""
-        return self._agenda.due
+        return Instant(self._looks.value)
 
     def watch(self, uid: wire.RunUid, output: OutputFile, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
             file = self._files[uid] = BudgetedFile(output, budget, looked_at=at)
-            self._agenda.plan(file, next_round(at, LONGEST_INTERVAL))
+            self._looks.set(file, next_round(at, LONGEST_INTERVAL))
 
     def drop(self, uid: wire.RunUid) -> None:
         """Bring a run's file within its budget once more: nobody writes to it any longer."""
         if file := self._files.pop(uid, None):
             self._quiet.drop(file)
-            self._agenda.drop(file)
+            self._looks.remove(file)
             if file.output.is_fresh and not file.output.disk:  # as measured for its tail
                 return
             for _ in range(MOST_LAST_LOOKS):
@@ -93,14 +93,14 @@ class Budgets:
         """Look soon at quiet files that were written to."""
         for file in self._quiet.written(ready):
             file.looked_at = at
-            self._agenda.plan(file, at)
+            self._looks.set(file, at)
 
     def enforce(self, at: Instant) -> None:
         """Look at the files whose time has come."""
-        for file in self._agenda.take(at):
+        for file in self._looks.take(at):
             look_at = self._enforce(file, at)
             if self._supported:
-                self._agenda.plan(file, look_at)
+                self._looks.set(file, look_at)
 
     def _enforce(self, file: BudgetedFile, at: Instant) -> Instant:
         """Look at a file; return when to look again."""
@@ -161,7 +161,7 @@ class Budgets:
     def _give_up(self, path: str) -> None:
         self._supported = False
         self._files.clear()
-        self._agenda.clear()
+        self._looks.clear()
         self._log("output.uncapped", path=path, reason="its filesystem cannot punch holes")
 
 
