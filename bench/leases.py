@@ -46,8 +46,10 @@ class Daemon:
         """Run it while the block lasts, and end its workers with it."""
         command = [sys.executable, "-m", "dispatcher", "run", "--config", str(self.config)]
         with self.log.open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as done:
-            yield
-            done.terminate()
+            try:
+                yield
+            finally:
+                done.terminate()
 
     def submit(self, tasks: int, **options: object) -> None:
         """Submit so many sleepers, and wait until they run."""

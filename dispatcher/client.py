@@ -97,8 +97,10 @@ class Client(NodeOperator):
     ) -> Submitted:
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
         if task is None:
-            task = submission.new_task(self.config, command, options)
-        tasks = operations.with_parents(self.store, [task_checks.checked(task)])
+            task = submission.new_task(self.config, command, options)  # which checks it
+        else:
+            task = task_checks.checked(task)
+        tasks = operations.with_parents(self.store, [task])
         return operations.accept(self.store, [*tasks])[0]
 
     def submit_many(

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from dispatcher import task_checks
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, InvalidTask, StoreRefused
 from dispatcher.execution import Claim
@@ -28,6 +29,16 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
 
     assert [second.task_id, first.task_id] == [task.id for task in tasks]
     assert [("r", 1_000), ("q", 900_000)] == [(task.queue, task.lease_ttl_ms) for task in tasks]
+
+
+def test_a_client_checks_each_task_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, check = list[NewTask](), task_checks._check
+    monkeypatch.setattr(task_checks, "_check", lambda task: (checked.append(task), check(task)))
+    with command.client() as client:
+        client.submit(command=["true"])
+        client.submit(new_task())
+
+    assert 2 == len(checked)
 
 
 @pytest.mark.parametrize(
