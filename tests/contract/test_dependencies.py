@@ -9,9 +9,10 @@ import pytest
 from dispatcher.dependency import DependencyState, ParentFailure, TaskKey
 from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
 from tests.contract.helpers import NOW, OneByOne, later, new_task, settlement
+from tests.model.kin import Kin
 
 WAITING, SCHEDULED, READY = TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY
-RUNNING, HELD, CANCELLED = TaskState.RUNNING, TaskState.HELD, TaskState.CANCELLED
+HELD, CANCELLED = TaskState.HELD, TaskState.CANCELLED
 SUCCEEDED, FAILED = TaskState.SUCCEEDED, TaskState.FAILED
 RULES = (None, ParentFailure.CANCEL, ParentFailure.RUN)
 
@@ -353,105 +354,9 @@ def test_the_end_of_a_run_that_others_wait_for_gives_daemons_work(store: OneByOn
         assert store.raw.has_unfinished()
 
 
-class Oracle:
-    """The same rules over plain values, each applied to everything."""
-
-    def __init__(self) -> None:
-        self.states: dict[int, TaskState] = {}
-        self.rules: dict[int, ParentFailure | None] = {}
-        self.edges: dict[tuple[int, int], tuple[bool, DependencyState]] = {}
-        self.by_parent: set[int] = set()
-
-    def blockers(self, child: int) -> int:
-        own = (state for (one, _), (_, state) in self.edges.items() if one == child)
-        return sum(state is DependencyState.OPEN for state in own)
-
-    def judge(self, child: int, above: int, any_outcome: bool) -> DependencyState:
-        if self.states[above] not in FINISHED:
-            return DependencyState.OPEN
-        good = any_outcome or self.states[above] is SUCCEEDED
-        if good or self.rules[child] is ParentFailure.RUN:
-            return DependencyState.MET
-        return DependencyState.BROKEN
-
-    def is_broken(self, child: int) -> bool:
-        own = (state for (one, _), (_, state) in self.edges.items() if one == child)
-        return DependencyState.BROKEN in own
-
-    def stop(self, child: int) -> None:
-        if self.rules[child] is ParentFailure.CANCEL:
-            self.states[child] = CANCELLED
-        else:
-            self.states[child] = HELD
-            self.by_parent.add(child)
-
-    def submit(self, child: int, parents: dict[int, bool], rule: ParentFailure | None) -> None:
-        self.rules[child] = rule
-        for above, any_outcome in parents.items():
-            state = self.judge(child, above, any_outcome)
-            self.edges[child, above] = any_outcome, state
-        self.states[child] = WAITING if self.blockers(child) else READY
-        if self.is_broken(child):
-            self.stop(child)
-
-    def resolve(self) -> None:
-        while True:
-            decided = set()
-            for (child, above), (any_outcome, state) in self.edges.items():
-                now = self.judge(child, above, any_outcome)
-                if state is DependencyState.OPEN is not now:
-                    self.edges[child, above] = any_outcome, now
-                    decided.add((child, now))
-            for child, now in decided:
-                if self.states[child] is WAITING and now is DependencyState.BROKEN:
-                    self.stop(child)
-            for child, _ in decided:
-                if self.states[child] is WAITING and not self.blockers(child):
-                    self.states[child] = READY
-            if not decided:
-                return
-
-    def go_on(self, task: int) -> None:
-        self.by_parent.discard(task)
-        self.states[task] = WAITING if self.blockers(task) else READY
-
-    def waive(self, task: int, state: DependencyState) -> None:
-        for (child, above), (any_outcome, now) in self.edges.items():
-            if child == task and now is state:
-                self.edges[child, above] = any_outcome, DependencyState.MET
-
-    def retry(self, task: int) -> None:
-        if self.states[task] not in {FAILED, CANCELLED, HELD}:
-            return
-        self.waive(task, DependencyState.BROKEN)
-        self.go_on(task)
-        for (child, above), (any_outcome, state) in self.edges.items():
-            idle = self.states[child] not in {RUNNING, SUCCEEDED}
-            if above == task and state is DependencyState.BROKEN and idle:
-                self.edges[child, above] = any_outcome, DependencyState.OPEN
-                if child in self.by_parent and not self.is_broken(child):
-                    self.by_parent.discard(child)
-                    self.states[child] = WAITING
-
-    def release(self, task: int) -> None:
-        if self.states[task] is HELD and self.is_broken(task) and task not in self.by_parent:
-            self.stop(task)
-        elif self.states[task] is HELD:
-            self.waive(task, DependencyState.BROKEN)
-            self.go_on(task)
-        elif self.states[task] is WAITING:
-            self.waive(task, DependencyState.OPEN)
-            self.states[task] = READY
-
-    def hold(self, task: int) -> None:
-        if self.states[task] not in FINISHED:
-            self.states[task] = HELD
-            self.by_parent.discard(task)
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_random_worlds_end_as_a_plain_model_says(store: OneByOne, seed: int) -> None:
-    rng, oracle = random.Random(seed), Oracle()
+    rng, kin = random.Random(seed), Kin()
     ids: list[int] = []
     for _ in range(250):
         act = rng.choice(("submit", "submit", "run", "run", "run", "operate", "resolve"))
@@ -465,33 +370,25 @@ def test_random_worlds_end_as_a_plain_model_says(store: OneByOne, seed: int) -> 
                 after_any=tuple(one for one in parents if parents[one]),
                 on_parent_failure=rule,
             )
-            oracle.submit(task_id, parents, rule)
+            kin.submit(task_id, parents, rule)
             ids.append(task_id)
         elif act == "run":
-            ready = [one for one in ids if oracle.states[one] is READY]
+            ready = [one for one in ids if kin.states[one] is READY]
             for task_id in rng.sample(ready, k=min(3, len(ready))):
-                oracle.states[task_id] = rng.choice((SUCCEEDED, SUCCEEDED, FAILED))
-                end(store, task_id, oracle.states[task_id])
+                kin.states[task_id] = rng.choice((SUCCEEDED, SUCCEEDED, FAILED))
+                end(store, task_id, kin.states[task_id])
         elif act == "operate" and ids:
             task_id, verb = rng.choice(ids), rng.choice(("cancel", "hold", "release", "retry"))
-            if verb == "cancel":
-                store.cancel(task_id, "why", now=NOW)
-                if oracle.states[task_id] not in FINISHED:
-                    oracle.states[task_id] = CANCELLED
-                    oracle.by_parent.discard(task_id)
-            elif verb == "hold":
-                store.hold(task_id, "why", now=NOW)
-                oracle.hold(task_id)
-            else:
-                getattr(store, verb)(task_id, now=NOW)
-                getattr(oracle, verb)(task_id)
+            why = ("why",) if verb in ("cancel", "hold") else ()
+            getattr(store, verb)(task_id, *why, now=NOW)
+            getattr(kin, verb)(task_id)
         else:
             resolved(store, limit=rng.choice((1, 3, 500)))
-            oracle.resolve()
-            assert oracle.states == store.states()
+            kin.resolve()
+            assert kin.states == store.states()
     resolved(store)
-    oracle.resolve()
+    kin.resolve()
 
-    assert oracle.states == store.states()
+    assert kin.states == store.states()
     for task_id in ids:
-        assert (store.task(task_id).blockers or 0) == oracle.blockers(task_id), task_id
+        assert (store.task(task_id).blockers or 0) == kin.blockers(task_id), task_id
