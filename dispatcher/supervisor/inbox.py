@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
+from dispatcher import wire
 from dispatcher.executor_api import Event
+from dispatcher.outbox import merged
+from dispatcher.wire import RunUid
 
 #: Events recorded in one transaction: most of them take exchanges of their own with a server.
 EVENT_BATCH: Final = 500
@@ -33,17 +36,35 @@ class Inbox:
     def recorded(self, kept: Sequence[Event]) -> bool:
         """Remove what `next` returned but for the `kept` events; return whether more wait."""
         later = self.events[self._waiting + self._batch :]
-        self.events[:] = [*kept, *later]
-        self._waiting = len(kept)
+        waiting = _merged(kept)
+        self.events[:] = [*waiting, *later]
+        self._waiting = len(waiting)
         self._batch = min(EVENT_BATCH, self._batch + 1)
         return bool(later)
 
     def failed(self) -> None:
-        """Let the next transaction take half as many."""
-        if tried := min(self._batch, len(self.events) - self._waiting):
-            self._batch = max(1, tried // 2)
+        """Let the next transaction take half as many, also of those that may wait no more."""
+        if tried := len(self.next()):
+            self.events[:] = _merged(self.events)
+            self._batch, self._waiting = max(1, tried // 2), 0
 
     def clear(self) -> None:
         """Remove all: what happened is compared anew."""
         self.events.clear()
         self._waiting = 0
+
+
+def _merged(events: Sequence[Event]) -> list[Event]:
+    """Return events with one notice of each run, in the place of its first one.
+
+    A worker sends very many while its run's row is locked, or the store does not answer.
+    """
+    notices: dict[RunUid, wire.Notice] = {}
+    for event in events:
+        if isinstance(event, wire.Notice):
+            notices[event.uid] = merged(notices.get(event.uid), event)
+    return [
+        notices.pop(event.uid) if isinstance(event, wire.Notice) else event
+        for event in events
+        if not isinstance(event, wire.Notice) or event.uid in notices
+    ]
