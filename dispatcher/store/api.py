@@ -47,7 +47,7 @@ from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
 from dispatcher.store.bell import Bell
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
+from dispatcher.wire import Exit, RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 if TYPE_CHECKING:
@@ -377,8 +377,8 @@ class WorkerStore(Transactions, Protocol):
         been lost. A different declaration is `already_declared`. A question is kept for an answer.
         """
 
-    def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
-        """Return an open run's task and the lock of its claim; None if the run is not open."""
+    def locks_of(self, uids: Iterable[RunUid]) -> dict[RunUid, tuple[int, str]]:
+        """Return the task of each of these runs that is open, and the lock of its claim."""
 
     def declared(self, node: str) -> list[RunUid]:
         """Return the node's open runs that have declared an outcome."""
@@ -587,8 +587,10 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         process, latest first, without those whose leftovers may go on.
         """
 
-    def take_run(self, uid: RunUid) -> OpenRun | None:
-        """Return an open run, locked with its task; None while others have either locked, too.
+    def take_runs(self, uids: Collection[RunUid]) -> dict[RunUid, OpenRun]:
+        """Return those of these runs that are open, locked with their tasks.
+
+        Without those of which others have locked the run or the task.
 
         Of what is then read, and decided, nothing changes until the commit.
         """
@@ -599,10 +601,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         """Record pid and start of open runs, and begin their leases anew; return how many."""
 
-    def record_leader_exit(
-        self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
-    ) -> bool:
-        """Record how the leader of an open run ended while its tree lives. False if not open."""
+    def record_leader_exits(self, exits: Mapping[RunUid, Exit], *, now: StoreTime) -> int:
+        """Record how the leaders of open runs ended while their trees live; return how many."""
 
     def renew(self, node: str, *, but: Collection[RunUid] = (), now: StoreTime) -> int:
         """Renew the leases that this node's daemon keeps; return how many.
@@ -630,12 +630,15 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         Of the others it only reads the rows: very many may be ending already.
         """
 
-    def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
-        """Record the decision to end an open run; from now on its lock allows nothing.
+    def begin_endings(self, endings: Sequence[BegunEnding], *, now: StoreTime) -> int:
+        """Record decisions to end open runs, whose locks allow nothing from now on.
 
-        The first ending stays: False, and nothing written, if there is one, or the run is closed,
-        or others have its row locked.
+        The first ending of a run stays: nothing is written if there is one, or the run is closed,
+        or others have its row locked. Return how many were begun.
         """
+
+    def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
+        """Record the decision to end one run; return whether it was begun."""
 
     def record_unkillable(self, uid: RunUid, reason: str, *, now: StoreTime) -> None:
         """Write the event of a run whose processes cannot be killed, once for each run."""

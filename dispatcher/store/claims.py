@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from dispatcher.execution import Claim, Claims
 from dispatcher.handover import NOTHING, Previous
-from dispatcher.model import Outcome
 from dispatcher.store import moves
 from dispatcher.store.engine import Engine, Row, Values
 from dispatcher.store.rows import Ready, ready_from
@@ -213,12 +212,6 @@ def _parents(engine: Engine, tasks: Sequence[Ready]) -> dict[int, str]:
     from dispatcher.store import dependencies  # noqa: PLC0415 - few tasks have parents
 
     return dependencies.results(engine, [ready.task_id for ready in tasks])
-
-
-def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:
-    """Record an ending, so that the lock allows nothing more; False if there is one, or closed."""
-    values = {"uid": uid, "ending": ending.value, "reason": reason}
-    return engine.change(sql.BEGIN_ENDING, values) > 0
 
 
 def _earlier_outputs(engine: Engine, tasks: Sequence[Values], owner: str) -> dict[int, list[str]]:

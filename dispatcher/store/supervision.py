@@ -5,7 +5,14 @@
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from dispatcher.events import EventKind
-from dispatcher.execution import BegunEnding, Claims, GivenUp, OpenRun, Settlement, StartedRun
+from dispatcher.execution import (
+    BegunEnding,
+    Claims,
+    GivenUp,
+    OpenRun,
+    Settlement,
+    StartedRun,
+)
 from dispatcher.history import Postponed
 from dispatcher.model import FINISHED, NO_LABELS, Node, Outcome
 from dispatcher.store import bulk_parts, claims, moves
@@ -21,7 +28,7 @@ from dispatcher.store.statements.work import NEXT_WORK
 from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from dispatcher.store.workers import SqlWorker
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
+from dispatcher.wire import Exit, RunUid
 
 
 def _limit(queue: str) -> str:
@@ -109,18 +116,20 @@ class SqlSupervisor(SqlReader, SqlWorker):
         rows = [{"name": _limit(queue)} for queue in queues]
         self.engine.change(nodes_sql.ADD_LIMITS, {"given": rows_of(rows)})
 
-    def take_run(self, uid: RunUid) -> OpenRun | None:
-        return next(iter(self._open_runs(sql.TAKE_RUN, {"uid": uid})), None)
+    def take_runs(self, uids: Collection[RunUid]) -> dict[RunUid, OpenRun]:
+        values = {"given": rows_of({"uid": uid} for uid in uids)}
+        return {run.run_uid: run for run in self._open_runs(sql.TAKE_RUNS, values)}
 
     def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         rows = [{"uid": one.uid, "pid": one.pid, "started_at": one.at} for one in starts]
         return self.engine.change(sql.RECORD_STARTED, {"given": rows_of(rows), "now": now})
 
-    def record_leader_exit(
-        self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
-    ) -> bool:
-        values = {"uid": uid, "exit_code": exit_code, "signal": signal}
-        return self.engine.change(sql.RECORD_LEADER_EXIT, values) > 0
+    def record_leader_exits(self, exits: Mapping[RunUid, Exit], *, now: StoreTime) -> int:
+        rows = [
+            {"uid": uid, "exit_code": one.exit_code, "signal": one.signal}
+            for uid, one in exits.items()
+        ]
+        return self.engine.change(sql.RECORD_LEADER_EXITS, {"given": rows_of(rows)})
 
     def renew(self, node: str, *, but: Collection[RunUid] = (), now: StoreTime) -> int:
         return self._change_but(sql.RENEW, but, {"node": node, "now": now})
@@ -138,8 +147,21 @@ class SqlSupervisor(SqlReader, SqlWorker):
         rows = self.engine.rows(sql.ENDINGS, {"node": node})
         return [ending_from(row) for row in rows if among is None or row[0] in among]
 
+    def begin_endings(self, endings: Sequence[BegunEnding], *, now: StoreTime) -> int:
+        rows = [
+            {
+                "uid": one.run_uid,
+                "ending": one.ending and one.ending.value,
+                "ending_reason": one.ending_reason,
+            }
+            for one in endings
+        ]
+        begun = self.engine.change(sql.BEGIN_ENDINGS, {"given": rows_of(rows)})
+        self._announce(begun > 0)
+        return begun
+
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
-        return self._announce(claims.begin_ending(self.engine, uid, ending, reason))
+        return self.begin_endings([BegunEnding(uid, ending, reason)], now=now) > 0
 
     def record_unkillable(self, uid: RunUid, reason: str, *, now: StoreTime) -> None:
         from dispatcher.store.statements import hooks  # noqa: PLC0415 - hardly ever needed

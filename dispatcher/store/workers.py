@@ -1,6 +1,6 @@
 """The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -79,9 +79,11 @@ class SqlWorker(SqlTransactions):
             return replace(refusal, error=WorkerError.ALREADY_DECLARED)
         return self._refusal(declaration.task_id, declaration.lock)
 
-    def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
-        rows = self.engine.rows(sql.LOCK_OF, {"uid": uid})
-        return rows[0] if rows else None
+    def locks_of(self, uids: Iterable[RunUid]) -> dict[RunUid, tuple[int, str]]:
+        values = {"given": rows_of({"uid": uid} for uid in uids)}
+        return {
+            uid: (task_id, lock) for uid, task_id, lock in self.engine.rows(sql.LOCKS_OF, values)
+        }
 
     def declared(self, node: str) -> list[RunUid]:
         return [RunUid(uid) for (uid,) in self.engine.rows(sql.DECLARED_UIDS, {"node": node})]

@@ -72,7 +72,7 @@ class Claimer:
         held = memory.live.count(but=turn.closed)
         room = memory.pause.room(living=memory.live.living, at=turn.at)
         limit = min(memory.settings.slots, room)
-        unusable = memory.settings.start.unusable
+        unusable, unfit = memory.settings.start.unusable, []
         for claim in self._claims(turn, min(CLAIM_BATCH, int(limit) - held)):
             turn.after(partial(self._remember_claimed, claim, turn.at))
             if (why := unusable.get(claim.profile or "")) is None:
@@ -80,8 +80,9 @@ class Claimer:
             else:
                 mended = f"dispatcher reload, then dispatcher release {claim.task_id}"
                 why = f"its profile cannot be used: {why}; once that is mended: {mended}"
-                self._settler.hold(turn, claim, why)
-                turn.again = True  # its slot is free
+                unfit.append((claim, why))
+        self._settler.hold(turn, unfit)
+        turn.again |= bool(unfit)  # their slots are free
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
         """Share the free slots among the queues with ready tasks, after the last one served."""

@@ -16,9 +16,6 @@ from dispatcher.times import Instant
 
 log = structlog.get_logger()
 
-#: Endings that a stop decides in one transaction: each takes an exchange with a server.
-ENDING_BATCH = 50
-
 
 class Ender:
     """Decides which runs end, and orders the executor to end them.
@@ -48,13 +45,13 @@ class Ender:
             self._release_all(turn)
 
     def _release_all(self, turn: Turn) -> None:
-        begun, reason = 0, "the daemon stops"
-        for uid in self._memory.live.going_on:
-            if begun == ENDING_BATCH:
-                turn.again = True
-                return
-            if uid not in turn.closed and uid not in turn.held.tasks:
-                begun += self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
+        endings = [
+            BegunEnding(uid, Outcome.RELEASED, "the daemon stops")
+            for uid in self._memory.live.going_on
+            if uid not in turn.closed and uid not in turn.held.tasks
+        ]
+        if endings:
+            self._store.begin_endings(endings, now=turn.now)
 
     def send_endings(self, turn: Turn) -> None:
         """Order the executor to end each run whose ending the store has and it has not.

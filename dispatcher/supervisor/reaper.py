@@ -6,7 +6,7 @@ from functools import partial
 import structlog
 
 from dispatcher import policy
-from dispatcher.execution import OpenRun
+from dispatcher.execution import BegunEnding, OpenRun
 from dispatcher.model import Outcome
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.turn import Shared, Turn
@@ -74,26 +74,30 @@ class Reaper:
         ]
         lost = self._confirmed(expired, turn)
         for run in lost:
-            reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
-            self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
             turn.after(partial(self._log_expired, run))
+        if lost:
+            self._store.begin_endings([_lost(run) for run in lost], now=turn.now)
         turn.again |= len(lost) == REAP_BATCH
         expires_at = turn.instant_of(self._store.next_expiry(node))
         turn.after(partial(self._remember_searched, turn.at, expires_at))
 
     def end_declared_runs(self, turn: Turn) -> None:
         """Begin to end workers that declared their end and did not exit in time."""
-        for live in self._memory.live.past_exits(turn.at):
-            uid, by = live.uid, live.exit_by
-            if uid in turn.closed or uid in turn.held.tasks:
-                continue
-            if by is None or not self._executor.has_answered(since=by):
-                continue
-            run = self._store.open_run(uid)
-            if run is not None and run.declared is not None:
-                reason = f"it declared {run.declared} and did not exit"
-                ending = policy.DECLARED[run.declared]
-                self._store.begin_ending(uid, ending, reason, now=turn.now)
+        late = [
+            live.uid
+            for live in self._memory.live.past_exits(turn.at)
+            if live.exit_by is not None and self._executor.has_answered(since=live.exit_by)
+            if live.uid not in turn.closed and live.uid not in turn.held.tasks
+        ]
+        if not late:
+            return
+        endings = [
+            BegunEnding(uid, policy.DECLARED[declared], f"it declared {declared} and did not exit")
+            for uid, run in self._store.open_runs_among(late).items()
+            if (declared := run.declared) is not None
+        ]
+        if endings:
+            self._store.begin_endings(endings, now=turn.now)
 
     def _may_expire(self, at: Instant) -> bool:
         """Return whether the lease of a worker may have expired by now.
@@ -179,3 +183,8 @@ class Reaper:
     def _log_expired(self, run: OpenRun) -> None:
         live = self._memory.live.get(run.run_uid) or LiveRun.of(run)
         log.warning("lease.expired", ttl_s=run.lease_ttl_ms / 1000, **live.ids())
+
+
+def _lost(run: OpenRun) -> BegunEnding:
+    reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
+    return BegunEnding(run.run_uid, Outcome.LOST, reason)

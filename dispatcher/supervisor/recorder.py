@@ -7,9 +7,10 @@ from typing import Any
 
 import structlog
 
-from dispatcher import policy, wire
+from dispatcher import wire
 from dispatcher.execution import OpenRun, StartedRun
 from dispatcher.executor_api import Connected, Disconnected, Event
+from dispatcher.supervisor.changes import Changes
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.lost import LostClaims
 from dispatcher.supervisor.reconcile import Differences, compare
@@ -44,6 +45,7 @@ class Recorder:
         self._stranded = stranded
         self._settler = settler
         self._lost = LostClaims(shared)
+        self._changes = Changes(shared, workers)
         self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
             Connected: self._connected,
             Disconnected: self._disconnected,
@@ -64,7 +66,8 @@ class Recorder:
             self._recordings[type(event)](turn, event)
 
     def record_ends(self, turn: Turn) -> None:
-        """Settle the runs whose ends this turn recorded, once; the executor forgets them."""
+        """Write what this turn kept, and settle the runs that ended; the executor forgets them."""
+        self._changes.record(turn)
         ends, turn.pending_ends = turn.pending_ends, {}
         if not ends:
             return
@@ -119,7 +122,8 @@ class Recorder:
         self._record_missed_starts(turn, known)
         self._settler.settle(turn, over)
         for _, report in goes_on:
-            self._record_facts(turn, report)
+            self._changes.keep_facts(turn, report)
+            self._log_exit(turn, report)
             if report.state is wire.RunState.UNKILLABLE:
                 self._store.record_unkillable(report.uid, report.reason, now=turn.now)
         closed = self._store.known_runs(report.uid for report in found.surplus)
@@ -150,8 +154,9 @@ class Recorder:
         self._executor.send(order)
 
     def _changed(self, turn: Turn, event: wire.Changed) -> None:
-        if not self._record_facts(turn, event):
+        if not self._changes.keep_facts(turn, event):
             turn.doubted.add(event.uid)
+        self._log_exit(turn, event)
         if event.ended_by == wire.EndedBy.SHUTDOWN:
             turn.claims_blocked = True
             turn.after(partial(self._remember_lost, "it is being stopped"))
@@ -166,8 +171,8 @@ class Recorder:
         turn.pending_ends[event.uid] = event
 
     def _notice(self, turn: Turn, event: wire.Notice) -> None:
-        """Record what a worker sent to the executor as if it had sent it to us."""
-        self._workers.record_notice(turn, event)
+        """Keep what a worker sent to the executor, and let it extend its time-out."""
+        self._changes.keep_notice(turn, event)
         if event.until is not None:
             self._timeouts.extend(turn, event.uid, Instant(event.until))
         noted = wire.Noted(uid=event.uid, serial=event.serial)
@@ -191,23 +196,10 @@ class Recorder:
         if starts:
             self._store.record_started(starts, now=turn.now)
 
-    def _record_facts(self, turn: Turn, fresh: wire.Changed | wire.RunReport) -> bool:
-        """Record the leader's exit, and an ending that the executor began by itself.
-
-        Returns whether the run's row was changed, and so is open.
-        """
-        recorded = False
-        if (end := fresh.exit) is not None:
-            recorded = self._store.record_leader_exit(
-                fresh.uid, exit_code=end.exit_code, signal=end.signal, now=turn.now
-            )
+    def _log_exit(self, turn: Turn, fresh: wire.Changed | wire.RunReport) -> None:
+        if fresh.exit is not None:
             exited = partial(self._log, "worker.leader_exited", fresh.uid)
-            turn.after(partial(exited, exit_code=end.exit_code))
-        outcome = None if fresh.ended_by is None else policy.outcome_of_ending(fresh.ended_by)
-        if outcome is not None:
-            reason = f"ended by the executor: {fresh.ended_by}"
-            recorded |= self._store.begin_ending(fresh.uid, outcome, reason, now=turn.now)
-        return recorded
+            turn.after(partial(exited, exit_code=fresh.exit.exit_code))
 
     def _remember(self, hello: wire.Hello, found: Differences, now: StoreTime, at: Instant) -> None:
         memory = self._memory

@@ -8,7 +8,7 @@ import structlog
 
 from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
-from dispatcher.execution import Claim, OpenRun, Settlement
+from dispatcher.execution import BegunEnding, Claim, OpenRun, Settlement
 from dispatcher.model import Outcome
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.turn import Shared, Turn
@@ -70,11 +70,13 @@ class Settler:
         until = StoreTime(turn.now + round(delay * 1000))
         return policy.postponed(settlement, until=until, total_at=run.limits.total_at)
 
-    def hold(self, turn: Turn, claim: Claim, why: str) -> None:
-        """Hold the task of a claim of this turn, which never gets a process."""
-        self._store.begin_ending(claim.run_uid, Outcome.HELD, why, now=turn.now)
-        if (run := self._store.open_run(claim.run_uid)) is not None:
-            self.settle(turn, [(run, None)])
+    def hold(self, turn: Turn, claims: Iterable[tuple[Claim, str]]) -> None:
+        """Hold the tasks of claims of this turn, each for a reason: they never get a process."""
+        endings = [BegunEnding(claim.run_uid, Outcome.HELD, why) for claim, why in claims]
+        if endings:
+            self._store.begin_endings(endings, now=turn.now)
+            runs = self._store.open_runs_among([one.run_uid for one in endings])
+            self.settle(turn, [(run, None) for run in runs.values()])
 
     def remember_started(self, task_id: int, at: Instant) -> None:
         """Remember, after the commit, that the host could start a worker of this task."""

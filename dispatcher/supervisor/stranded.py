@@ -53,13 +53,13 @@ class StrandedRuns:
         more = len(runs.keys() - known) == SETTLE_BATCH
         unfound = self._memory.stranded.keys() - runs.keys()
         locked = self._store.passed_over(node_id, now=turn.now) if unfound else set()
-        for uid in unfound:
-            is_ours = self._memory.stranded[uid].is_ours
-            if is_ours and (run := self._store.take_run(uid)) is not None:
-                runs[uid] = run
-            elif self._store.open_run(uid) is None or not (
-                is_ours or uid in locked
-            ):  # it has ended, or its node is back and has confirmed it
+        ours = {uid for uid in unfound if self._memory.stranded[uid].is_ours}
+        if ours:
+            runs |= self._store.take_runs(ours)
+        if left := unfound - runs.keys():
+            # Others have ended, or their node is back and has confirmed them.
+            stay = self._store.open_runs_among(left).keys() & (ours | locked)
+            for uid in left - stay:
                 turn.after(partial(self._forget, uid))
         living = self.living(turn, runs.values())
         over = [run for uid, run in runs.items() if uid not in living]

@@ -18,13 +18,14 @@ Which clock each uses, and what our own absence means:
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
 from msgspec.structs import replace
 
 from dispatcher import wire
-from dispatcher.execution import NO_LIMITS, GivenUp, Limits, OpenRun
+from dispatcher.execution import NO_LIMITS, BegunEnding, GivenUp, Limits, OpenRun
 from dispatcher.executor_api import OutputState, latest_run_end, run_deadline
 from dispatcher.model import Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
@@ -131,35 +132,37 @@ class Timeouts:
     def end_runs(self, turn: Turn) -> None:
         """Begin the ending of each run past a deadline."""
         away = turn.gap > self._memory.settings.poll + AWAY
-        lives, budget = self._memory.live, END_BATCH
+        lives, due = self._memory.live, []
         for live in lives.watched if away else lives.past_deadlines(turn.at):
             if live.uid in turn.closed or (before := live.watch) is None:
                 continue
             watch = _excused(before, live, turn) if away else before
             watch = self._check_output(live, watch, turn.at)
-            after: Watch | None = watch
+            if watch is not before:
+                turn.after(partial(lives.watch, live, watch))
             if watch.due <= turn.at and self._executor.has_answered(since=watch.due):
-                if budget:
-                    after = self._decide(live, watch, turn)
-                    budget -= 1
-                else:
-                    turn.again = True
-            if after is not before:
-                turn.after(partial(lives.watch, live, after))
+                due.append((live, watch))
+        turn.again |= len(due) > END_BATCH
+        if due:
+            self._decide(due[:END_BATCH], turn)
 
-    def _decide(self, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
-        """End a run past a deadline, or return its next ones; None: watch it no longer."""
-        watch = watch.extended(turn.extended.get(live.uid, watch.run_by))
-        run = self._store.take_run(live.uid)
-        if run is None:  # others change it: look again
-            return watch
-        if run.ending or run.declared or _leader_exited(run):
-            return None
-        judged = self._judge(live, run, watch, turn)
-        if isinstance(judged, Watch):
-            return judged
-        self._store.begin_ending(live.uid, judged.outcome, judged.reason, now=turn.now)
-        return None
+    def _decide(self, due: Sequence[tuple[LiveRun, Watch]], turn: Turn) -> None:
+        """End runs past a deadline, or set their next ones."""
+        runs = self._store.take_runs([live.uid for live, _ in due])
+        endings = []
+        for live, before in due:
+            watch = before.extended(turn.extended.get(live.uid, before.run_by))
+            judged: Verdict | Watch | None = watch  # others change it: look again
+            if (run := runs.get(live.uid)) is not None:
+                judged = None  # watched no longer
+                if not (run.ending or run.declared or _leader_exited(run)):
+                    judged = self._judge(live, run, watch, turn)
+            if isinstance(judged, Verdict):
+                endings.append(BegunEnding(live.uid, judged.outcome, judged.reason))
+                judged = None
+            turn.after(partial(self._memory.live.watch, live, judged))
+        if endings:
+            self._store.begin_endings(endings, now=turn.now)
 
     def _judge(self, live: LiveRun, run: OpenRun, watch: Watch, turn: Turn) -> Verdict | Watch:
         limits = live.limits

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from dispatcher import wire
 from dispatcher.daemon_report import LockReport, StrandedReport
-from dispatcher.execution import NONE_HELD, Held
+from dispatcher.execution import NONE_HELD, BegunEnding, Held
 from dispatcher.executor_api import Event, ExecutorApi, StartSettings
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
@@ -171,6 +171,10 @@ class Turn:
     """What others have locked, and this transaction leaves out."""
     kept: list[Event] = field(default_factory=list)
     """Events that wait for such rows."""
+    pending_notices: dict[RunUid, wire.Notice] = field(default_factory=dict)
+    pending_exits: dict[RunUid, wire.Exit] = field(default_factory=dict)
+    pending_endings: dict[RunUid, BegunEnding] = field(default_factory=dict)
+    """What workers and executor reported of runs and is not written yet, all of a kind at once."""
     pending_starts: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: a start whose exit follows in the same turn needs no write."""
     pending_ends: dict[RunUid, wire.Exited | wire.StartFailed] = field(default_factory=dict)

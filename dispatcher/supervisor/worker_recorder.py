@@ -1,7 +1,7 @@
 """Workers' messages, recorded and answered: heartbeats and declarations."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -83,14 +83,17 @@ class WorkerRecorder:
             turn.after(partial(self._remember_declared, request, message, answer, turn.at))
         turn.after(partial(request.answer, answer, turn.now))
 
-    def record_notice(self, turn: Turn, notice: wire.Notice) -> None:
-        """Record what a worker sent by systemd's protocol, which has no answers."""
-        claim = self._store.lock_of(notice.uid)
-        if claim is None:
-            turn.doubted.add(notice.uid)
-        else:
-            messages = messages_of_notice(notice, *claim)
-            self.record(turn, [Request(message, _unanswered) for message in messages])
+    def record_notices(self, turn: Turn, notices: Collection[wire.Notice]) -> None:
+        """Record what workers sent by systemd's protocol, which has no answers."""
+        claims = self._store.locks_of([notice.uid for notice in notices])
+        turn.doubted |= {notice.uid for notice in notices} - claims.keys()
+        messages = [
+            message
+            for notice in notices
+            if notice.uid in claims
+            for message in messages_of_notice(notice, *claims[notice.uid])
+        ]
+        self.record(turn, [Request(message, _unanswered) for message in messages])
 
     def record_door(self, turn: Turn, door: wire.Door) -> None:
         """Record that workers' sockets are missing, or are back.

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from dispatcher.dependency import ParentFailure, TaskKey
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.events import Ledger
-from dispatcher.execution import Claim, Held, Rows, StartedRun
+from dispatcher.execution import BegunEnding, Claim, Held, Rows, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.submits import CONTINUE_AFTER
-from dispatcher.wire import RunUid
+from dispatcher.wire import Exit, RunUid
 from dispatcher.words import Beat, Declaration, Note
 from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlement
 from tests.simulation import FakeBell
@@ -70,7 +70,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "damaged_parts": ((), {}),
     "accepted": (("bulk",), {}),
     "submitted": (("bulk", 0), {}),
-    "lock_of": ((RunUid("u"),), {}),
+    "locks_of": (([RunUid("u")],), {}),
     "declared": ((NODE,), {}),
     "next_due": ((), {}),
     "next_failure": ((), {}),
@@ -350,8 +350,8 @@ CASES = [
         lambda s, c: s.record_started([StartedRun(uid=c.run_uid, pid=1, at=NOW)], now=NOW),
     ),
     Case(
-        *("record_leader_exit", "a run", False, running),
-        lambda s, c: s.record_leader_exit(c.run_uid, exit_code=0, signal=None, now=NOW),
+        *("record_leader_exits", "a run", False, running),
+        lambda s, c: s.record_leader_exits({c.run_uid: Exit(at=0.0, exit_code=0)}, now=NOW),
     ),
     Case("renew", "a lease", False, running, lambda s, _: s.renew(NODE, now=later(9))),
     Case(
@@ -373,8 +373,16 @@ CASES = [
     Case("lock_for_retry", "a task", False, failed, lambda s, t: s.lock_for_retry([t])),
     Case("resolve", "nothing", False, running, lambda s, _: s.resolve(limit=1, now=NOW)),
     Case("resolve", "an end", True, ended_parent, lambda s, _: s.resolve(limit=1, now=NOW)),
-    Case("take_run", "a run", False, running, lambda s, c: s.take_run(c.run_uid)),
+    Case("take_runs", "a run", False, running, lambda s, c: s.take_runs([c.run_uid])),
     Case("confirm", "a claim", False, running, lambda s, _: s.confirm(NODE, later(9))),
+    Case(
+        *("begin_endings", "runs", True, running),
+        lambda s, c: s.begin_endings([BegunEnding(c.run_uid, Outcome.LOST, "why")], now=NOW),
+    ),
+    Case(
+        *("begin_endings", "again", False, ending),
+        lambda s, c: s.begin_endings([BegunEnding(c.run_uid, Outcome.LOST, "why")], now=NOW),
+    ),
     Case(
         *("begin_ending", "a run", True, running),
         lambda s, c: s.begin_ending(c.run_uid, Outcome.RELEASED, "why", now=NOW),

@@ -342,7 +342,7 @@ def test_the_end_of_a_run_that_others_wait_for_gives_daemons_work(store: OneByOn
     store.new(after=(one,))
     (claim,) = store.take("parents")
     with store.raw.transaction():
-        run = store.raw.take_run(claim.run_uid)
+        run = store.raw.take_runs([claim.run_uid]).get(claim.run_uid)
     assert run is not None
     assert True is run.awaited
 

@@ -9,6 +9,7 @@ from dispatcher.errors import StoreRefused
 from dispatcher.execution import Claim
 from dispatcher.model import Declared, Intent, Outcome, TaskState
 from dispatcher.policy import next_state
+from dispatcher.wire import Exit
 from dispatcher.words import Accepted, Declaration
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
@@ -24,14 +25,14 @@ def begin_to_end(store: OneByOne, claim: Claim, how: str) -> None:
         words = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
         assert Accepted() == store.declare(words, now=NOW)
     elif how == "exited with 0":
-        assert store.record_leader_exit(claim.run_uid, exit_code=0, signal=None, now=NOW)
+        assert store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=0)}, now=NOW)
     elif how == "exited as its rules call a success":
-        assert store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=NOW)
+        assert store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=3)}, now=NOW)
     elif how == "declared":
         words = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.DEFER)
         assert Accepted() == store.declare(words, now=NOW)
     elif how == "leader exited":
-        assert store.record_leader_exit(claim.run_uid, exit_code=1, signal=None, now=NOW)
+        assert store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=1)}, now=NOW)
     else:
         assert store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=NOW)
 
@@ -123,7 +124,7 @@ def test_only_a_task_that_would_be_held_is_released(store: OneByOne) -> None:
     begin_to_end(store, timed_out, "ending")
     words = Declaration(task_id=declared.task_id, lock=declared.lock, word=Declared.HOLD)
     store.declare(words, now=NOW)
-    store.record_leader_exit(exited.run_uid, exit_code=78, signal=None, now=NOW)
+    store.record_leader_exits({exited.run_uid: Exit(at=0.0, exit_code=78)}, now=NOW)
 
     for claim in (timed_out, declared, exited):
         assert TaskState.RUNNING is store.release(claim.task_id, now=NOW)

@@ -19,6 +19,7 @@ from dispatcher.model import Liveness, Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
+from dispatcher.wire import Exit
 from dispatcher.words import Beat, Refused, Renewed
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later, settlement
 
@@ -227,7 +228,7 @@ def _brought_into(store: OneByOne, state: str, attempts: int) -> Claim:
             declared = "UPDATE runs SET declared = 'succeed' WHERE uid = :uid"
             store.raw.engine.change(declared, {"uid": claim.run_uid})
     elif state == "exited":
-        store.record_leader_exit(claim.run_uid, exit_code=0, signal=None, now=NOW)
+        store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=0)}, now=NOW)
     elif state == "superseded":
         store.end(claim, **LOST)
         store.take("own")

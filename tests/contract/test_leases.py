@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.execution import Claim
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
+from dispatcher.wire import Exit
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from dispatcher.worker_api import WorkerError
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
@@ -189,7 +190,7 @@ def test_a_run_that_is_ending_declared_or_exited_is_never_lost(store: OneByOne) 
     )
     store.begin_ending(ending.run_uid, Outcome.CANCELLED, "operator", now=NOW)
     store.declare(declaration(declared), now=NOW)
-    store.record_leader_exit(exited.run_uid, exit_code=0, signal=None, now=NOW)
+    store.record_leader_exits({exited.run_uid: Exit(at=0.0, exit_code=0)}, now=NOW)
 
     assert [] == store.expired(NODE, limit=9, now=later(10 * TTL))
     assert 3 == store.renew(NODE, now=later(5))

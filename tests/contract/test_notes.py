@@ -60,10 +60,10 @@ def test_a_runs_lock_is_the_one_that_its_claim_had(store: OneByOne) -> None:
     claim = store.claimed()
     store.begin_ending(claim.run_uid, Outcome.CANCELLED, "cancelled", now=NOW)
 
-    assert (claim.task_id, claim.lock) == store.lock_of(claim.run_uid)
-    assert store.lock_of(RunUid("nobody")) is None
+    assert (claim.task_id, claim.lock) == store.locks_of([claim.run_uid]).get(claim.run_uid)
+    assert store.locks_of([RunUid("nobody")]).get(RunUid("nobody")) is None
     store.end(claim)
-    assert store.lock_of(claim.run_uid) is None
+    assert store.locks_of([claim.run_uid]).get(claim.run_uid) is None
 
 
 @pytest.mark.parametrize("notify", [True, False])

@@ -26,6 +26,7 @@ from dispatcher.store.statements import (
     work,
     workers,
 )
+from dispatcher.wire import Exit
 from tests.contract.helpers import EMBEDDED, NODE, NOW, OneByOne, later
 
 #: The plans are SQLite's.
@@ -83,7 +84,7 @@ PLANS = [
     (readers.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
     (readers.OPEN_RUNS_AMONG, {"given": ONE}, ["(uid=?)", "PRIMARY KEY"]),
     (readers.KNOWN_RUNS, {"given": ONE}, ["(uid=?)"]),
-    (supervisor.TAKE_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
+    (supervisor.TAKE_RUNS, {"given": ONE}, ["(uid=?)", "PRIMARY KEY"]),
     (locks.NODE, {"node": "n"}, []),
     (locks.TASKS, {"given": ONE, "node": "n"}, ["PRIMARY KEY", "(uid=?)", "runs_here"]),
     (locks.OPEN_RUNS, {"given": ONE, "node": None}, ["PRIMARY KEY", "(uid=?)", "runs_here"]),
@@ -121,7 +122,9 @@ PLANS = [
     (workers.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
     (readers.LEASES, {}, ["runs_"]),
     (claims.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
-    (claims.BEGIN_ENDING, {"uid": "u", "ending": "lost", "reason": "x"}, ["(uid=?)"]),
+    (supervisor.BEGIN_ENDINGS, {"given": ONE}, ["(uid=?)"]),
+    (supervisor.RECORD_LEADER_EXITS, {"given": ONE}, ["(uid=?)"]),
+    (workers.LOCKS_OF, {"given": ONE}, ["(uid=?)"]),
     (handovers.PREVIOUS, {"given": ONE}, ["(task_id=?"]),
     (readers.ASKING, {"queue": "q", "limit": 1}, ["handovers_asking", "PRIMARY KEY"]),
     (handovers.ASK_NO_MORE, {"task_id": 1}, ["(task_id=?)"]),
@@ -283,7 +286,7 @@ def a_days_work(store: OneByOne) -> None:
     for queue in store.ready_queues(after="", limit=10):
         for claim in store.take(queue, limit=10):
             store.record_started([StartedRun(uid=claim.run_uid, pid=1, at=NOW)], now=NOW)
-            store.record_leader_exit(claim.run_uid, exit_code=1, signal=None, now=NOW)
+            store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=1)}, now=NOW)
             store.open_runs(NODE)
             store.confirm(NODE, later(9))
             store.declared(NODE)

@@ -14,7 +14,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.model import Node, TaskFilter
 from dispatcher.store import server_facts
 from dispatcher.store.open import open_store, server_of
-from dispatcher.store.statements import workers as workers_sql
+from dispatcher.wire import RunUid
 from dispatcher.words import Beat
 from tests.contract.doubles import AllHooks
 from tests.contract.helpers import NODE, NOW, SHARED, OneByOne, later, new_task
@@ -113,7 +113,7 @@ OPERATES: dict[str, Callable[[OneByOne], Any]] = {
 RUNS: dict[str, Callable[[OneByOne], Any]] = {
     "claim": lambda store: store.end(store.take()[0]),
     "heartbeat": lambda store: store.heartbeat([Beat(task_id=4, lock="no")], now=NOW),
-    "locks": lambda store: in_one(store, workers_sql.LOCK_OF, {"uid": "x"}),
+    "locks": lambda store: store.locks_of([RunUid("x")]),
     "confirm": lambda store: store.confirm(NODE, later(10**6)),
     "renew": lambda store: store.renew(NODE, now=NOW),
     "move_due": lambda store: store.move_due(limit=10, now=later(10**9)),

@@ -22,6 +22,7 @@ from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import operators, submitters, supervisor
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import WallTime, instant
+from dispatcher.wire import Exit
 from dispatcher.words import Beat, Declaration, Refused
 from tests.contract.helpers import NODE, NOW, SHARED, TTL, OneByOne, later, new_task, settlement
 from tests.contract.interleaved import Sessions, stopped
@@ -214,13 +215,13 @@ def test_nothing_is_recorded_of_a_run_that_another_node_has_settled(store: OneBy
     uid = claim.run_uid
     beat = Beat(task_id=claim.task_id, lock=claim.lock)
 
-    assert None is store.lock_of(uid)
+    assert None is store.locks_of([uid]).get(uid)
     assert 0 == store.record_started([StartedRun(uid=uid, pid=7, at=NOW)], now=later(TTL))
-    assert not store.record_leader_exit(uid, exit_code=0, signal=None, now=later(TTL))
+    assert not store.record_leader_exits({uid: Exit(at=0.0, exit_code=0)}, now=later(TTL))
     assert not store.begin_ending(uid, Outcome.LOST, "silent", now=later(TTL))
     assert isinstance(store.heartbeat([beat], now=later(TTL))[0], Refused)
     assert isinstance(store.declare(declared(claim), now=later(TTL)), Refused)
-    assert None is store.take_run(uid)
+    assert None is store.take_runs([uid]).get(uid)
     assert 0 == store.settle([settlement(claim)], now=later(TTL))
     assert set() == store.confirm(NODE, later(9 * TTL))
 
@@ -237,7 +238,9 @@ def test_of_two_who_decide_an_ending_the_second_changes_nothing_and_does_not_wai
     late = (claim.run_uid, Outcome.TIMED_OUT, "late")
     with one.transaction():
         assert one.begin_ending(claim.run_uid, Outcome.LOST, "silent", now=NOW)
-        assert None is alone(other, lambda store: store.take_run(claim.run_uid))
+        assert None is alone(
+            other, lambda store: store.take_runs([claim.run_uid]).get(claim.run_uid)
+        )
         assert not alone(other, lambda store: store.begin_ending(*late, now=NOW))
 
     assert not alone(other, lambda store: store.begin_ending(*late, now=NOW))

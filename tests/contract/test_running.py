@@ -1,6 +1,6 @@
 from dispatcher.execution import BegunEnding, OpenRun, StartedRun
 from dispatcher.model import Intent, Liveness, Outcome, TaskState
-from dispatcher.wire import RunUid
+from dispatcher.wire import Exit, RunUid
 from dispatcher.words import Beat, Refused
 from dispatcher.worker_api import WorkerError
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
@@ -32,7 +32,7 @@ def test_a_start_touches_no_other_run(store: OneByOne) -> None:
 def test_the_leaders_exit_is_recorded_and_the_run_stays_open(store: OneByOne) -> None:
     claim = store.claimed()
 
-    assert store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=NOW)
+    assert store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=3)}, now=NOW)
 
     run = store.open_run(claim.run_uid)
     assert (run.exit_code, run.signal) == (3, None)
@@ -44,13 +44,15 @@ def test_nothing_is_recorded_of_a_closed_run(store: OneByOne) -> None:
     before = store.runs(claim.task_id)
 
     assert not store.record_started([StartedRun(uid=claim.run_uid, pid=42, at=NOW)], now=NOW)
-    assert not store.record_leader_exit(claim.run_uid, exit_code=1, signal=9, now=NOW)
+    assert not store.record_leader_exits(
+        {claim.run_uid: Exit(at=0.0, exit_code=1, signal=9)}, now=NOW
+    )
     assert before == store.runs(claim.task_id)
 
 
 def test_nothing_is_recorded_of_an_unknown_run(store: OneByOne) -> None:
     assert not store.record_started([StartedRun(uid=NOBODY, pid=42, at=NOW)], now=NOW)
-    assert not store.record_leader_exit(NOBODY, exit_code=1, signal=None, now=NOW)
+    assert not store.record_leader_exits({NOBODY: Exit(at=0.0, exit_code=1)}, now=NOW)
 
 
 def test_a_late_start_of_an_old_run_leaves_its_successors_lease_alone(store: OneByOne) -> None:
@@ -73,7 +75,7 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
     )
     (claim,) = store.take("own")
     store.record_started([StartedRun(uid=claim.run_uid, pid=42, at=NOW)], now=NOW)
-    store.record_leader_exit(claim.run_uid, exit_code=None, signal=9, now=NOW)
+    store.record_leader_exits({claim.run_uid: Exit(at=0.0, signal=9)}, now=NOW)
     store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "ran for 1 h", now=NOW)
     store.hold(claim.task_id, "look at it", now=NOW)
 

@@ -70,6 +70,10 @@ NAMING = {
     "read runs": readers.OPEN_RUNS_AMONG,
     "start": supervisor.RECORD_STARTED,
     "close": supervisor.CLOSE,
+    "take runs": supervisor.TAKE_RUNS,
+    "exit": supervisor.RECORD_LEADER_EXITS,
+    "end": supervisor.BEGIN_ENDINGS,
+    "read locks": workers.LOCKS_OF,
     "beat": workers.HEARTBEAT,
 }
 

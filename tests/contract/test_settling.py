@@ -3,6 +3,7 @@ from msgspec.structs import asdict
 
 from dispatcher.execution import RetryPolicy, StartedRun
 from dispatcher.model import Node, Outcome, Run, TaskState
+from dispatcher.wire import Exit
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later, new_task
 
 DEFAULT = asdict(RetryPolicy())
@@ -132,7 +133,7 @@ def test_a_settle_of_an_old_run_cannot_touch_its_successor(store: OneByOne) -> N
 def test_facts_that_the_settlement_does_not_carry_stay_as_recorded(store: OneByOne) -> None:
     claim = store.claimed()
     store.record_started([StartedRun(uid=claim.run_uid, pid=42, at=later(1))], now=NOW)
-    store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=NOW)
+    store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=3)}, now=NOW)
 
     store.end(claim)
 

@@ -40,7 +40,7 @@ NUMBERS = {
 }
 
 #: Without a commit that got no answer, an ending decided here, and a worker that sends requests.
-NOT_IN_WORK = {"client.reconnect", "store.begin_ending", "store.heartbeat", "store.declare"}
+NOT_IN_WORK = {"client.reconnect", "store.begin_endings", "store.heartbeat", "store.declare"}
 
 
 def points(found: dict[str, bool], *without: str) -> list[str]:
@@ -85,7 +85,7 @@ def test_a_daemon_killed_while_it_ends_a_run_ends_it_again(moment: str, outside:
         pytest.skip("a statement is not done by half")
     gate = outside.stage.directory / "gate"
     task = outside.stage.submit(workers.STAYS_UNTIL_ALLOWED, str(gate))
-    with outside.mortal_daemon(f"store.begin_ending:{moment}:1") as daemon:
+    with outside.mortal_daemon(f"store.begin_endings:{moment}:1") as daemon:
         outside.wait_for(lambda: outside.stage.diary(task).started())
         daemon.terminate()
         outside.wait_for(lambda: was_killed(daemon))

@@ -167,7 +167,7 @@ PLANTS = [
         "a start that does not begin the lease anew",
         statement("RECORD_STARTED", f"= :now + {_TTL}", "= runs.lease_expires_at"),
     ),
-    Plant("a second ending that wins", statement("BEGIN_ENDING", "AND ending IS NULL", "")),
+    Plant("a second ending that wins", statement("BEGIN_ENDINGS", "AND ending IS NULL", "")),
     Plant(
         "a settle that leaves the run open",
         statement("CLOSE", "SET outcome = given.outcome,", "SET"),

@@ -22,7 +22,7 @@ from dispatcher.execution import Claim, RetryPolicy, StartedRun
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
+from dispatcher.wire import Exit, RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from dispatcher.worker_api import WorkerError
 from tests.model import oracle
@@ -207,7 +207,9 @@ class LeaseProtocol(Twins):
         task = self.pick(number)
 
         uid = task.run.uid
-        recorded = self.do("record_leader_exit", uid, exit_code=code, signal=None, now=self.now())
+        recorded = self.do(
+            "record_leader_exits", {uid: Exit(at=0.0, exit_code=code)}, now=self.now()
+        )
 
         assert task.running == recorded
         if recorded:

@@ -12,6 +12,7 @@ from dispatcher.execution import Claim
 from dispatcher.executor_api import END_THEM
 from dispatcher.host.marks import MOST_LISTED, mark_of
 from dispatcher.model import Declared, Intent, Outcome, TaskState
+from dispatcher.wire import Exit
 from dispatcher.words import Declaration
 from tests.command import Command
 from tests.eventually import eventually
@@ -50,7 +51,7 @@ def exited(command: Command) -> Claim:
     """Have a run end because its leader exited."""
     claim = claimed(command)
     with command.client() as client, client.store.transaction() as now:
-        client.store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=now)
+        client.store.record_leader_exits({claim.run_uid: Exit(at=0.0, exit_code=3)}, now=now)
     return claim
 
 

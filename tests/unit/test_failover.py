@@ -107,7 +107,7 @@ def test_the_exit_of_a_forgotten_run_is_recorded_nowhere_and_its_task_runs_again
 def test_the_lock_of_a_forgotten_claim_is_refused(cluster: Cluster, here: Host) -> None:
     task_id, uid = forgotten_claim(cluster, here, liveness=Liveness.WORKER)
     with here.store.snapshot():
-        found = here.store.lock_of(uid)
+        found = here.store.locks_of([uid]).get(uid)
     assert found is not None
     cluster.server.fail_over()
     answers: list[object] = []
@@ -166,7 +166,7 @@ def test_a_declaration_that_was_forgotten_is_recorded_again(cluster: Cluster, he
     here.settle_down()
     uid = here.uid(task_id)
     with here.store.snapshot():
-        found = here.store.lock_of(uid)
+        found = here.store.locks_of([uid]).get(uid)
     assert found is not None
     cluster.server.part()
     declaration = Declaration(

@@ -135,7 +135,7 @@ def test_after_a_declared_deferral_too(intent: Intent, state: TaskState) -> None
     world.start()
     uid = world.uid(task)
     with world.store.transaction():
-        locked = world.store.lock_of(uid)
+        locked = world.store.locks_of([uid]).get(uid)
     assert locked is not None
     words = Declaration(task_id=task, lock=locked[1], word=Declared.DEFER)
     world.tick(Request(words, lambda *_: None))

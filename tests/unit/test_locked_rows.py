@@ -28,7 +28,7 @@ from tests.simulation import SETTINGS
 from tests.unit.hosts import ENDED, GRACE, LIMIT, TAKEN, Host, Hosts, Road
 
 #: What waits for the row of a run; what passes over one; what only a whole tick may change.
-WAITS = {"record_started", "record_leader_exit", "heartbeat", "note", "declare", "settle"}
+WAITS = {"record_started", "record_leader_exits", "heartbeat", "note", "declare", "settle"}
 SEARCHES = {"stranded", "abandoned", "expired"}
 OF_NODE = {"confirm", "renew", "renew_short"}
 
@@ -100,11 +100,12 @@ class Guarded(Road):
             raise StoreLocked("another session has held a lock")
         return sound(*args, **facts)
 
-    def take_run(self, uid: RunUid) -> Any:
-        return None if self._is_locked(uid) else self._store.take_run(uid)
+    def take_runs(self, uids: Collection[RunUid]) -> Any:
+        return self._store.take_runs([uid for uid in uids if not self._is_locked(uid)])
 
-    def begin_ending(self, uid: RunUid, *args: Any, **facts: Any) -> bool:
-        return uid not in self._locks.runs and self._store.begin_ending(uid, *args, **facts)
+    def begin_endings(self, endings: Collection[Any], **facts: Any) -> Any:
+        free = [one for one in endings if one.run_uid not in self._locks.runs]
+        return self._store.begin_endings(free, **facts)
 
     def record_node(self, node: Any) -> bool:
         if node.id in self._locks.nodes:

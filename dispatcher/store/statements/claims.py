@@ -62,9 +62,3 @@ SELECT :owner, :now, {", ".join(f"given.{name}" for name in _OPENED)}
 FROM {given(*_OPENED)}
 RETURNING id, uid
 """
-
-BEGIN_ENDING = """
-UPDATE runs SET ending = :ending, ending_reason = :reason
-WHERE uid = (SELECT uid FROM runs
-    WHERE uid = :uid AND outcome IS NULL AND ending IS NULL FOR UPDATE SKIP LOCKED)
-"""

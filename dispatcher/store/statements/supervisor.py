@@ -9,7 +9,7 @@ from dispatcher.store.engine import FORGETTABLE
 from dispatcher.store.statements.given import NAMED_IS_OPEN, bounded, given
 from dispatcher.store.statements.history import TAKEOVERS_ALLOWED
 from dispatcher.store.statements.nodes import TAKES_WORK
-from dispatcher.store.statements.readers import OPEN_RUNS
+from dispatcher.store.statements.readers import OPEN_RUNS, OPEN_RUNS_AMONG
 
 #: Finished tasks for which others wait: see `dependencies`.
 ENDED_PARENTS: Final = "awaited AND finished_at IS NOT NULL"
@@ -67,8 +67,18 @@ FROM {given("uid", "pid", "started_at")}
 WHERE runs.uid = given.uid AND {NAMED_IS_OPEN}
 """
 
-RECORD_LEADER_EXIT = """
-UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND outcome IS NULL
+RECORD_LEADER_EXITS = f"""
+UPDATE runs SET exit_code = given.exit_code, signal = given.signal
+FROM {given("uid", "exit_code", "signal")}
+WHERE runs.uid = given.uid AND {NAMED_IS_OPEN}
+"""
+
+# The first ending stays. Nobody waits for a row that another transaction has locked.
+BEGIN_ENDINGS = f"""
+UPDATE runs SET ending = given.ending, ending_reason = given.ending_reason
+FROM {given("uid", "ending", "ending_reason")}
+WHERE runs.uid = (SELECT runs.uid FROM runs
+    WHERE runs.uid = given.uid AND {NAMED_IS_OPEN} AND ending IS NULL FOR UPDATE SKIP LOCKED)
 """
 
 RENEW = f"""
@@ -90,7 +100,7 @@ SELECT min(lease_expires_at) FROM runs
 WHERE outcome IS NULL AND node = :node AND liveness = 'worker' AND ending IS NULL
 """
 
-TAKE_RUN = f"{OPEN_RUNS}runs.uid = :uid FOR NO KEY UPDATE SKIP LOCKED"
+TAKE_RUNS = f"{OPEN_RUNS_AMONG}FOR NO KEY UPDATE SKIP LOCKED"
 
 OPEN_RUNS_HERE = f"{OPEN_RUNS}node = :node ORDER BY runs.id"
 

@@ -34,7 +34,10 @@ UPDATE runs SET note = :note,
 WHERE {_HOLDS}
 """
 
-LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid AND outcome IS NULL"
+LOCKS_OF = f"""
+SELECT uid, task_id, lock FROM runs
+WHERE {NAMED_IS_OPEN} AND uid IN (SELECT given.uid FROM {given("uid")})
+"""
 
 # Facts about a refused lock: the task now, and the run whose lock it was.
 PRESENTED = """
