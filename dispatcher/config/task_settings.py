@@ -168,6 +168,9 @@ class Queue(TaskDefaults, frozen=True):
     global_concurrency: Annotated[int, Meta(ge=1, le=1_000_000, examples=[10])] | None = None
     """How many of its tasks run at once on all nodes that share the store together. Each daemon
     obeys its own file, so give all files the same number. Left out: each node's limit alone."""
+    weight: Annotated[int, Meta(ge=1, le=1000, examples=[3])] = 1
+    """How many of its tasks are claimed in its turn, when others have ready tasks too: its part of
+    the free slots of this node."""
     ageing_ms: Annotated[Milliseconds, Meta(examples=["10m"])] | None = None
     """The waiting that one point of priority is worth: a task that was submitted so much earlier
     goes before one with a point more. Fixed at submit. Left out: priority decides alone."""

@@ -62,6 +62,7 @@ def settings(
             for name, queue in config.queues.items()
             if queue.global_concurrency is not None
         },
+        weights={name: queue.weight for name, queue in config.queues.items() if queue.weight != 1},
         labels=config.labels,
         session=session,
         start=_start_settings(config, variables),

@@ -11,6 +11,7 @@ from dispatcher.executor_api import for_version_3, start_message
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.rounds import Rounds
 from dispatcher.supervisor.settler import Settler
+from dispatcher.supervisor.shares import NOBODY, Sharing, Standing
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime
 
@@ -37,7 +38,7 @@ class Claimer:
     def __init__(self, shared: Shared, settler: Settler) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._settler, self._rng = settler, shared.rng
-        self._last_queue = ""
+        self._standing = NOBODY
         self._none_ready = False
         """Whether the last search found no queue, and nothing was written since."""
         self._prepared: set[str] = set()
@@ -85,31 +86,32 @@ class Claimer:
         turn.again |= bool(unfit)  # their slots are free
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
-        """Share the free slots among the queues with ready tasks, after the last one served."""
+        """Share the free slots among the queues with ready tasks, which take turns."""
         if free <= 0:
             return
         self._prepare_limits(turn)
         room, rounds = self._room(turn), self._rounds.copy()
+        sharing = Sharing(free, self._memory.settings.weights, self._standing)
         passed = {queue for queue, left in room.items() if left <= 0}
-        queues = self._next_queues(free, passed)
+        queues = self._next_queues(sharing, passed)
         if not queues and not passed:
             turn.after(partial(self._remember_ready, may_be=False))
-        while queues and free:
+        while queues and sharing.free:
             unexhausted, gave_nothing = [], False
             for position, queue in enumerate(queues):
-                fair = -(-free // (len(queues) - position))
+                if not sharing.free:
+                    break
+                fair = sharing.share(queues[position:])
                 share = min(fair, room.get(queue, fair))
-                claims = self._claim(turn, queue, share, rounds) if share else Claims()
+                claims = self._claim(turn, queue, share, rounds)
+                sharing.claimed(queue, fair, len(claims))
+                turn.after(partial(self._remember_standing, sharing.standing))
                 if claims.again:
                     turn.again = True
                     return
-                if claims.busy:
-                    delay = self._rng.uniform(LIMIT_RETRY / 2, LIMIT_RETRY)
-                    turn.after(partial(self.retry.set, turn.at + delay))
-                free -= len(claims)
                 if queue in room:
                     room[queue] -= len(claims)
-                if len(claims) == share and room.get(queue, free) > 0:
+                if len(claims) == share and room.get(queue, 1) > 0:
                     unexhausted.append(queue)
                 else:
                     passed.add(queue)
@@ -117,22 +119,24 @@ class Claimer:
                 yield from claims
             queues = unexhausted
             if gave_nothing and not queues:
-                queues = self._next_queues(free, passed)
+                queues = self._next_queues(sharing, passed)
 
-    def _next_queues(self, free: int, passed: Collection[str]) -> list[str]:
+    def _next_queues(self, sharing: Sharing, passed: Collection[str]) -> list[str]:
         """Return as many queues as there are free slots, without those that are passed over.
 
         They are full, or have ready tasks of which this node may claim none, and must not hide
-        others behind them: so that many more are read.
+        others behind them: so that many more are read. A queue goes on with its turn.
         """
-        settings = self._memory.settings
+        settings, standing = self._memory.settings, sharing.standing
         found = self._store.ready_queues(
-            after=self._last_queue,
-            limit=free + len(passed),
+            after=standing.queue,
+            limit=sharing.free + len(passed),
             node=settings.node_id,
             session=settings.session_uid,
         )
-        return [queue for queue in found if queue not in passed][:free]
+        if found and standing.left:
+            found = [standing.queue, *(queue for queue in found if queue != standing.queue)]
+        return [queue for queue in found if queue not in passed][: sharing.free]
 
     def _prepare_limits(self, turn: Turn) -> None:
         """Add the limits that claims share with other nodes: once, and before the first claim."""
@@ -154,7 +158,6 @@ class Claimer:
         return {queue: limit for queue, limit in limits.items() if running[queue] >= limit}
 
     def _claim(self, turn: Turn, queue: str, limit: int, rounds: Rounds) -> Claims:
-        turn.after(partial(self._remember_served, queue))
         settings = self._memory.settings
         after = rounds.after(queue)
         claims = self._store.claim(
@@ -172,6 +175,9 @@ class Claimer:
         if after or claims.lane is not None:
             turn.again |= rounds.goes_on(queue, claims.lane, is_enough=len(claims) == limit)
             turn.after(partial(self._remember_rounds, rounds))
+        if claims.busy:
+            delay = self._rng.uniform(LIMIT_RETRY / 2, LIMIT_RETRY)
+            turn.after(partial(self.retry.set, turn.at + delay))
         return claims
 
     def _remember_ready(self, *, may_be: bool) -> None:
@@ -180,8 +186,8 @@ class Claimer:
     def _remember_rounds(self, rounds: Rounds) -> None:
         self._rounds = rounds
 
-    def _remember_served(self, queue: str) -> None:
-        self._last_queue = queue
+    def _remember_standing(self, standing: Standing) -> None:
+        self._standing = standing
 
     def _remember_claimed(self, claim: Claim, at: Instant) -> None:
         live = LiveRun.of(claim)

@@ -56,6 +56,8 @@ class SupervisorSettings(Struct, frozen=True, kw_only=True):
     """How many tasks of a queue run here at once, for queues with a limit."""
     global_concurrency: Mapping[str, int] = msgspec.field(default_factory=dict)
     """The same on all nodes."""
+    weights: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """How many tasks of a queue are claimed in its turn, for queues with more than one."""
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     """What tasks may require of this node."""
     session: NodeSession | None = None
