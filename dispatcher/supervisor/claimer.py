@@ -11,7 +11,7 @@ from dispatcher.executor_api import for_version_3, start_message
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.rounds import Rounds
 from dispatcher.supervisor.settler import Settler
-from dispatcher.supervisor.shares import NOBODY, Sharing, Standing
+from dispatcher.supervisor.shares import NOBODY, LastTurn, Sharing
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime
 
@@ -38,7 +38,7 @@ class Claimer:
     def __init__(self, shared: Shared, settler: Settler) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._settler, self._rng = settler, shared.rng
-        self._standing = NOBODY
+        self._last_turn = NOBODY
         self._none_ready = False
         """Whether the last search found no queue, and nothing was written since."""
         self._prepared: set[str] = set()
@@ -91,11 +91,12 @@ class Claimer:
             return
         self._prepare_limits(turn)
         room, rounds = self._room(turn), self._rounds.copy()
-        sharing = Sharing(free, self._memory.settings.weights, self._standing)
+        sharing = Sharing(free, self._memory.settings.weights, self._last_turn)
         passed = {queue for queue, left in room.items() if left <= 0}
         queues = self._next_queues(sharing, passed)
-        if not queues and not passed:
-            turn.after(partial(self._remember_ready, may_be=False))
+        if not queues:
+            turn.after(partial(self._remember_turn, sharing.last_turn))
+            turn.after(partial(self._remember_ready, may_be=bool(passed)))
         while queues and sharing.free:
             unexhausted, gave_nothing = [], False
             for position, queue in enumerate(queues):
@@ -105,7 +106,7 @@ class Claimer:
                 share = min(fair, room.get(queue, fair))
                 claims = self._claim(turn, queue, share, rounds)
                 sharing.claimed(queue, fair, len(claims))
-                turn.after(partial(self._remember_standing, sharing.standing))
+                turn.after(partial(self._remember_turn, sharing.last_turn))
                 if claims.again:
                     turn.again = True
                     return
@@ -127,15 +128,16 @@ class Claimer:
         They are full, or have ready tasks of which this node may claim none, and must not hide
         others behind them: so that many more are read. A queue goes on with its turn.
         """
-        settings, standing = self._memory.settings, sharing.standing
+        settings, limit = self._memory.settings, sharing.free + len(passed)
+        last = sharing.last_turn.queue
         found = self._store.ready_queues(
-            after=standing.queue,
-            limit=sharing.free + len(passed),
-            node=settings.node_id,
-            session=settings.session_uid,
+            after=last, limit=limit, node=settings.node_id, session=settings.session_uid
         )
-        if found and standing.left:
-            found = [standing.queue, *(queue for queue in found if queue != standing.queue)]
+        if sharing.last_turn.left:
+            if len(found) == limit or last in found:
+                found = [last, *(queue for queue in found if queue != last)]
+            else:
+                sharing.last_turn = LastTurn(last)
         return [queue for queue in found if queue not in passed][: sharing.free]
 
     def _prepare_limits(self, turn: Turn) -> None:
@@ -186,8 +188,8 @@ class Claimer:
     def _remember_rounds(self, rounds: Rounds) -> None:
         self._rounds = rounds
 
-    def _remember_standing(self, standing: Standing) -> None:
-        self._standing = standing
+    def _remember_turn(self, last_turn: LastTurn) -> None:
+        self._last_turn = last_turn
 
     def _remember_claimed(self, claim: Claim, at: Instant) -> None:
         live = LiveRun.of(claim)

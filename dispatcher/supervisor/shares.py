@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 
-class Standing(Struct, frozen=True):
+class LastTurn(Struct, frozen=True):
     """Whose turn it was last."""
 
     queue: str = ""
@@ -20,24 +20,24 @@ class Standing(Struct, frozen=True):
 
 
 #: Before the first claim.
-NOBODY: Final = Standing()
+NOBODY: Final = LastTurn()
 
 
 class Shares(Struct, frozen=True):
     """How many tasks to claim of each queue, and whose turn it then is."""
 
     shares: Sequence[int]
-    then: Standing
+    then: LastTurn
 
 
-def shares(free: int, queues: Sequence[tuple[str, int]], standing: Standing = NOBODY) -> Shares:
+def shares(free: int, queues: Sequence[tuple[str, int]], last_turn: LastTurn = NOBODY) -> Shares:
     """Share free slots among queues with tasks, given in the order of their turns with weights.
 
-    The first one goes on with its turn, if it is the one of `standing`.
+    The first one goes on with its turn, if it is the one of `last_turn`.
     """
     turns = [weight for _, weight in queues]
-    if standing.left and queues[0][0] == standing.queue:
-        turns[0] = min(turns[0], standing.left)
+    if last_turn.left and queues[0][0] == last_turn.queue:
+        turns[0] = min(turns[0], last_turn.left)
     first = _walk(free, turns)
     free -= sum(first)
     weights = [weight for _, weight in queues]
@@ -48,7 +48,7 @@ def shares(free: int, queues: Sequence[tuple[str, int]], standing: Standing = NO
     ]
     ended, of = (last, weights) if rest else (first, turns) if not rounds else (weights, weights)
     place = max(n for n, one in enumerate(ended) if one)
-    return Shares(found, Standing(queues[place][0], of[place] - ended[place]))
+    return Shares(found, LastTurn(queues[place][0], of[place] - ended[place]))
 
 
 def _walk(free: int, turns: Sequence[int]) -> list[int]:
@@ -63,10 +63,10 @@ def _walk(free: int, turns: Sequence[int]) -> list[int]:
 class Sharing:
     """Free slots, as they are shared among queues in one tick."""
 
-    def __init__(self, free: int, weights: Mapping[str, int], standing: Standing) -> None:
+    def __init__(self, free: int, weights: Mapping[str, int], last_turn: LastTurn) -> None:
         """`weights`: those of queues that have not the weight 1."""
         self.free, self._weights = free, weights
-        self.standing = standing
+        self.last_turn = last_turn
         """Whose turn it is once all that was shared is claimed."""
         self._planned: deque[int] = deque()
 
@@ -74,8 +74,8 @@ class Sharing:
         """Return how many tasks to claim of the first of these queues; the others come next."""
         if not self._planned:
             weighted = [(queue, self._weights.get(queue, 1)) for queue in queues]
-            found = shares(self.free, weighted, self.standing)
-            self._planned, self.standing = deque(found.shares), found.then
+            found = shares(self.free, weighted, self.last_turn)
+            self._planned, self.last_turn = deque(found.shares), found.then
         return self._planned.popleft()
 
     def claimed(self, queue: str, share: int, many: int) -> None:
@@ -83,4 +83,4 @@ class Sharing:
         self.free -= many
         if many < share:
             self._planned.clear()
-            self.standing = Standing(queue)
+            self.last_turn = LastTurn(queue)

@@ -103,6 +103,32 @@ def test_a_queue_without_tasks_gives_up_the_rest_of_its_turn() -> None:
     assert first + second == started(one)
 
 
+def test_a_turn_is_over_once_its_queue_is_empty_also_if_no_other_has_tasks() -> None:
+    one = world(weights={"a": 5})
+    submit_many(one, 1, queue="a")
+    next_ends(one)
+    one.run_for(LENGTH)
+    a = [one.submit(queue="a") for _ in range(7)]
+    b = [one.submit(queue="b") for _ in range(2)]
+    one.settle_down()
+    for _ in range(9):
+        next_ends(one)
+
+    assert [b[0], *a[:5], b[1], *a[5:]] == started(one)[1:]
+
+
+def test_a_turn_is_over_once_its_queue_has_too_few_tasks_for_it() -> None:
+    one = world(3, weights={"a": 5})
+    for _ in range(2):
+        one.submit(queue="a")
+    one.tick()
+    one.submit(queue="a")
+    task = one.submit(queue="b")
+    one.settle_down()
+
+    assert task in started(one)
+
+
 def test_r47_a_queue_whose_tasks_are_blocked_takes_no_turn_from_others() -> None:
     one = world(weights={"blocked": 50})
     submit_many(one, 5, queue="blocked", requires={"gpu": "a100"})
@@ -160,6 +186,18 @@ def test_of_very_many_lanes_the_one_that_a_node_may_run_is_found_at_once() -> No
     one.settle_down()
     task = one.submit(requires={"lane": "9999"})
     one.run_for(2)
+
+    assert [task] == started(one)
+
+
+def test_a_task_that_comes_into_a_lane_behind_a_round_is_found_in_the_next_round_at_once() -> None:
+    one = world(labels={"lane": "0000"})
+    for n in range(1, 4 * MOST):
+        one.submit(requires={"lane": f"{n:04}"})
+    one.tick()
+    one.tick()
+    task = one.submit(requires={"lane": "0000"})
+    one.settle_down()
 
     assert [task] == started(one)
 
