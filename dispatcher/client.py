@@ -100,8 +100,7 @@ class Client(NodeOperator):
             task = submission.new_task(self.config, command, options)  # which checks it
         else:
             task = task_checks.checked(task)
-        tasks = operations.with_parents(self.store, [task])
-        return operations.accept(self.store, [*tasks])[0]
+        return operations.accept(self.store, [*operations.with_parents(self.store, [task])])[0]
 
     def submit_many(
         self, tasks: Iterable[NewTask], *, report: Callable[..., object] = _no_progress
