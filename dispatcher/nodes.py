@@ -1,6 +1,7 @@
 """The nodes of a store as their rows show them: which take work, and which may run a task. Pure."""
 
 import enum
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -8,6 +9,9 @@ from msgspec import Struct
 
 from dispatcher.model import Node
 from dispatcher.times import StoreTime
+
+#: Characters of a node's id that are shown: enough to name it.
+ID: Final = 8
 
 #: Intervals of a node's row without a write after which it is called silent.
 SILENT_AFTER: Final = 3
@@ -29,16 +33,13 @@ class NodeView(Struct, frozen=True, kw_only=True):
     """A node, and what it does."""
 
     node: Node
+    name: str
+    """What people call it, and verbs take: see `names`."""
     state: NodeState
     running: int = 0
     """Its open runs."""
     is_here: bool = False
     """Whether it is that of the state directory here."""
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return self.node.hostname
 
     @property
     def takes_work(self) -> bool:
@@ -75,9 +76,12 @@ def viewed(
     now: StoreTime,
 ) -> list[NodeView]:
     """Return the nodes as they are now; `is_up`: whether the daemon of the one `here` runs."""
+    nodes = [*nodes]
+    called = names(nodes)
     return [
         NodeView(
             node=node,
+            name=called[node.id],
             state=_state(node, is_up=is_up and node.id == here, is_shared=is_shared, now=now),
             running=running.get(node.id, 0),
             is_here=node.id == here,
@@ -94,10 +98,19 @@ def _state(node: Node, *, is_up: bool, is_shared: bool, now: StoreTime) -> NodeS
     return NodeState.UP if node.draining is None else NodeState.DRAINING
 
 
+def names(nodes: Sequence[Node]) -> dict[str, str]:
+    """Return what people call nodes, by id: the hostname, and of namesakes how their ids begin."""
+    many = Counter(node.hostname for node in nodes)
+    return {
+        node.id: node.hostname if many[node.hostname] == 1 else f"{node.hostname}/{node.id[:ID]}"
+        for node in nodes
+    }
+
+
 def named(views: Sequence[NodeView], name: str) -> list[NodeView]:
-    """Return the nodes that a name means: an id, its beginning, or a hostname."""
-    by_id = [one for one in views if one.node.id == name]
-    return by_id or [
+    """Return the nodes that a name means: one of `names`, an id, its beginning, or a hostname."""
+    exactly = [one for one in views if name in (one.node.id, one.name)]
+    return exactly or [
         one for one in views if one.node.hostname == name or one.node.id.startswith(name)
     ]
 

@@ -237,9 +237,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     def drain(self) -> Iterator[Reason]:
         """Yield why an operator lets this node take no more work."""
         if self.node is not None and (why := self.node.draining) is not None:
-            text = (
-                f"this node takes no more work: {why}; dispatcher node resume {self.node.hostname}"
-            )
+            name = next((one.name for one in self.nodes if one.is_here), self.node.hostname)
+            text = f"this node takes no more work: {why}; dispatcher node resume {name}"
             yield Reason(Obstacle.NODE_DRAINING, text)
 
     @property

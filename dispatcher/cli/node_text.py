@@ -15,6 +15,7 @@ def node_json(view: NodeView, calendar: Calendar) -> dict[str, Any]:
     return {
         "id": node.id,
         "hostname": node.hostname,
+        "name": view.name,
         "here": view.is_here,
         "state": view.state,
         "draining": node.draining,
@@ -35,7 +36,7 @@ def lines(nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     states = Counter(node["state"] for node in nodes)
     for node in nodes:
         if node["here"] and node["draining"] is not None:
-            remedy = f"dispatcher node resume {node['hostname']}"
+            remedy = f"dispatcher node resume {node['name']}"
             yield render.line(f"draining  {node['draining']}; {remedy}")
     if len(nodes) > 1:
         some = ", ".join(f"{states[state]} {state}" for state in NodeState if states[state])

@@ -15,6 +15,7 @@ from dispatcher.cli.render import command_text
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import Node, PausedQueue, Task, TaskFilter, TaskState
+from dispatcher.nodes import names
 from dispatcher.store.open import database_path, remembered_identity
 from dispatcher.store.search import each_task
 
@@ -102,7 +103,9 @@ def _from_store(config: Config, query: Callable[[Client], Sequence[_T]]) -> Sequ
 
 
 def _nodes(config: Config) -> _Offers:
-    return [(one.hostname, one.draining or "") for one in _from_store(config, _all_nodes)]
+    nodes = _from_store(config, _all_nodes)
+    called = names(nodes)
+    return [(called[one.id], one.draining or "") for one in nodes]
 
 
 def _all_nodes(client: Client) -> Sequence[Node]:

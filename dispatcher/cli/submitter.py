@@ -8,6 +8,7 @@ from stat import S_ISDIR
 import click
 
 from dispatcher import control
+from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.environment import Environment, is_utf8
 from dispatcher.host import owner
@@ -35,6 +36,18 @@ def report_idle(config: Config) -> None:
     """Report on stderr that nothing runs yet, if no daemon does."""
     if not control.is_running(config):
         _print(f"no daemon runs here, so nothing runs yet; start it: {config.start_command()}")
+
+
+def report_unfit(store: Client, tasks: Iterable[NewTask]) -> None:
+    """Report on stderr a task that no node of the store may run now."""
+    for task in tasks:
+        if not task.requires:
+            continue
+        from dispatcher.nodes import missing_text  # noqa: PLC0415 - few tasks require anything
+
+        views = store.nodes()
+        if views and all(view.lacks(task.requires) for view in views):
+            _print(f"the task waits: {missing_text(views, task.requires)}")
 
 
 def report_empty(source: str) -> None:

@@ -74,8 +74,8 @@ def _found(views: Sequence[NodeView], name: str) -> NodeView:
     if len(found) == 1:
         return found[0]
     if found:
-        ids = ", ".join(f"{one.node.id} on {one.name} ({one.state})" for one in found)
-        raise DispatcherError(f"{name!r} may be any of {ids}; give the id, or its beginning")
+        those = ", ".join(f"{one.name} ({one.state})" for one in found)
+        raise DispatcherError(f"{name!r} may be any of {those}; give one of these names, or the id")
     near = did_you_mean(name, {one.name for one in views})
     raise DispatcherError(f"no node {name!r}{near or '; `dispatcher nodes` lists them'}")
 

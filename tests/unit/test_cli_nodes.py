@@ -40,6 +40,7 @@ def test_nodes_for_programs(two: Command) -> None:
     assert first == {
         "id": HERE.id,
         "hostname": "web-1",
+        "name": "web-1",
         "here": False,
         "state": "up",
         "draining": None,
@@ -132,7 +133,7 @@ def test_this_node_is_not_dead(command: Command) -> None:
     [
         (("drain", "web-3"), 1, "no node 'web-3'; did you mean"),
         (("drain", "printer"), 1, "no node 'printer'; `dispatcher nodes` lists them"),
-        (("drain", "0a1b"), 1, "'0a1b' may be any of 0a1b2c3d-"),
+        (("drain", "0a1b"), 1, "'0a1b' may be any of web-1 (up), web-2 (up); give"),
         (("resume", "web-1", "--reason", "x"), 2, "--reason: resume has none; leave it out"),
         (("drain", "web-1", "--dead"), 2, "--dead: drain has none; leave it out"),
         (("drain", "web-1", "--reason", " "), 2, "--reason: is empty"),
@@ -272,3 +273,30 @@ def test_mistakes_of_the_file_name_the_key(command: Command, text: str, mistake:
     command.configure(text)
 
     assert mistake in command("check-config", exits=78).stderr
+
+
+def test_nodes_that_share_a_hostname_are_told_apart(command: Command) -> None:
+    record(command, HERE, replace(THERE, hostname="web-1"))
+
+    lines = command("nodes").stdout.splitlines()[1:]
+    assert ["web-1/0a1b0000", "web-1/0a1b2c3d"] == [line.split()[0] for line in lines]
+    refused = command("node", "drain", "web-1", exits=1).stderr
+    assert "may be any of web-1/0a1b0000 (up), web-1/0a1b2c3d (up)" in refused
+    command("node", "drain", "web-1/0a1b2c3d", "--reason", "new kernel")
+    assert ["up", "draining"] == [one["state"] for one in command("nodes", "--json").json]
+
+
+def test_a_submit_says_that_no_node_has_a_label(two: Command) -> None:
+    text = (
+        "the task waits: it requires gpu=v100, and no node that takes work has that:"
+        " web-1 has gpu=a100; web-2 has no gpu"
+    )
+
+    assert text in two("submit", "--require", "gpu=v100", "true").stderr
+    assert "the task waits" not in two("submit", "--require", "gpu=a100", "true").stderr
+    assert "the task waits" not in two("submit", "true").stderr
+    assert "" == two("submit", "--require", "gpu=v100", "--json", "true").stderr
+
+
+def test_a_submit_to_a_store_without_nodes_says_nothing_of_labels(command: Command) -> None:
+    assert "the task waits" not in command("submit", "--require", "gpu=v100", "true").stderr

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from dispatcher.calendar import Calendar
 from dispatcher.metrics import exposition
 from dispatcher.model import Leases, Node, TaskState
-from dispatcher.nodes import NodeState, NodeView, Requiring, named, viewed
+from dispatcher.nodes import NodeState, NodeView, Requiring, named, names, viewed
 from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.overview import STUCK_AFTER, Status
 from dispatcher.times import StoreTime
@@ -31,13 +31,13 @@ THERE = replace(HERE, id="0a1b0000-0000-4000-8000-000000000002", hostname="web-2
 
 
 def view(node: Node = THERE, **facts: Any) -> NodeView:
-    return NodeView(node=node, **{"state": NodeState.UP, **facts})
+    return NodeView(node=node, **{"name": node.hostname, "state": NodeState.UP, **facts})
 
 
 def standing(*others: NodeView, node: Node = HERE, **facts: Any) -> Standing:
     """Return the standing of a node whose daemon runs, with its slots free."""
     given = {"daemon": "running", "report": report(busy=0), "paused": {}, **facts}
-    own = NodeView(node=node, state=NodeState.UP, is_here=True)
+    own = view(node, is_here=True)
     return Standing(calendar=Calendar(NOW, 0), node=node, nodes=[own, *others], **given)
 
 
@@ -253,3 +253,14 @@ def test_metrics_count_nodes_by_state_and_name_one_that_drains() -> None:
         'dispatcher_waiting_tasks{obstacle="node_draining"} 0.0',
     ):
         assert f"\n{line}\n" in text
+
+
+def test_nodes_of_one_hostname_have_names_of_their_own() -> None:
+    other = replace(THERE, hostname=HERE.hostname)
+    called = names([HERE, other])
+
+    assert {HERE.id: "web-1/0a1b2c3d", other.id: "web-1/0a1b0000"} == called
+    views = [view(one, name=called[one.id]) for one in (HERE, other)]
+    assert [views[1]] == named(views, "web-1/0a1b0000")
+    assert views == named(views, "web-1")
+    assert {HERE.id: "web-1", THERE.id: "web-2"} == names([HERE, THERE])

@@ -15,6 +15,7 @@ from dispatcher.cli.printing import print_json_line, print_json_list
 from dispatcher.client import Client
 from dispatcher.errors import NoTask
 from dispatcher.events import EventKind, StoreEvent, in_order
+from dispatcher.nodes import names
 from dispatcher.operations import events
 from dispatcher.operations.waiting import POLL
 from dispatcher.quantities.durations import Milliseconds
@@ -131,7 +132,7 @@ def _print_lines(store: Client, found: Iterable[StoreEvent], *, as_json: bool) -
 
 def _hosts(store: Client) -> dict[str, str]:
     with store.store.snapshot():
-        return {node.id: node.hostname for node in store.store.nodes()}
+        return names(store.store.nodes())
 
 
 def _store_time(given: int | None, calendar: Calendar) -> StoreTime | None:

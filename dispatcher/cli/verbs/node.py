@@ -44,7 +44,7 @@ def command(
     """Drain a node: it takes no more work, and what runs there goes on. `resume` ends that.
 
     Forget one that is gone for good: only when it holds no claims any more, or with --dead. NODE is
-    a hostname, an id, or the beginning of an id.
+    a name of `dispatcher nodes`, a hostname, an id, or the beginning of an id.
     """
     if reason is not None and action != "drain":
         raise click.UsageError(f"--reason: {action} has none; leave it out")

@@ -7,11 +7,8 @@ from dispatcher.cli.node_text import node_json
 from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
-from dispatcher.nodes import NodeView
+from dispatcher.nodes import ID, NodeView
 from dispatcher.times import StoreTime
-
-#: Characters of a node's id that are shown: enough to name it.
-ID = 8
 
 
 @click.command(epilog=examples("dispatcher nodes", "dispatcher nodes --json | jq '.[].hostname'"))
@@ -42,7 +39,7 @@ def command(*, as_json: bool) -> None:
 def _row(view: NodeView, now: StoreTime) -> tuple[object, ...]:
     node = view.node
     return (
-        render.line(f"{node.hostname} (here)" if view.is_here else node.hostname),
+        render.line(f"{view.name} (here)" if view.is_here else view.name),
         node.id[:ID],
         view.state,
         view.running,
