@@ -61,7 +61,8 @@ class LineKeys:
                     f"after: key {parent.key!r} is of lines in several queues ({where}); give"
                     " each its own"
                 )
-            self._sought.setdefault(parent, number)
+            if len(self._lines) < _MOST_KEYS:  # later lines may have it and not be remembered
+                self._sought.setdefault(parent, number)
             return parent
 
         after, after_any = map(found, task.after), map(found, task.after_any)

@@ -145,11 +145,11 @@ def _broken(
 
 
 def _raw(result: object) -> object:
-    """Return a result, which is JSON, unless it was changed by hand."""
+    """Return a result as it was reported, which is JSON, unless it was changed by hand."""
     if result is None:
         return None
     try:
-        return msgspec.json.decode(str(result))
+        return msgspec.json.decode(str(result), type=msgspec.Raw)
     except (ValueError, RecursionError):
         return None
 

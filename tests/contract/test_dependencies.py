@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dispatcher.dependency import DependencyState, ParentFailure, TaskKey
-from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Declared, Outcome, TaskFilter, TaskState
+from dispatcher.words import Declaration
 from tests.contract.helpers import NOW, OneByOne, later, new_task, settlement
 from tests.model.kin import Kin
 
@@ -273,6 +274,34 @@ def test_a_run_gets_the_results_of_its_parents(store: OneByOne) -> None:
     other = {"id": two, "key": None, "state": "cancelled", "outcome": None}
     assert [{**build, "result": None}, {**other, "result": None}] == json.loads(claim.parents or "")
     assert store.claimed().parents is None
+
+
+@pytest.mark.parametrize("result", ['{"n": 1e400}', "123456789012345678901234567890", '"\\u0000"'])
+def test_a_run_gets_a_result_as_it_was_reported(store: OneByOne, result: str) -> None:
+    one = parent(store)
+    store.new(after=(one,), queue="children")
+    (claim,) = store.take("parents")
+    declared = Declaration(task_id=one, lock=claim.lock, word=Declared.SUCCEED, result=result)
+    store.declare(declared, now=NOW)
+    store.end(claim)
+    resolved(store)
+
+    (claim,) = store.take("children")
+
+    assert f'"result":{result}' in (claim.parents or "")
+
+
+def test_a_result_that_was_changed_by_hand_is_null(store: OneByOne) -> None:
+    one = parent(store)
+    store.new(after=(one,), queue="children")
+    end(store, one)
+    with store.raw.transaction():
+        store.sql("UPDATE runs SET result = :text", {"text": "{1"})
+    resolved(store)
+
+    (claim,) = store.take("children")
+
+    assert '"result":null' in (claim.parents or "")
 
 
 def test_a_parent_is_kept_while_a_child_needs_it(store: OneByOne) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from dispatcher.cli.verbs import events as verb
+from dispatcher.operations import events
 from tests.command import Command
 
 
@@ -63,3 +65,25 @@ def test_which_events(told: Command, options: tuple[str, ...], kinds: list[str])
 
 def test_events_of_an_unknown_task(command: Command) -> None:
     assert "99" in command("events", "--task", "99", exits=1).stderr
+
+
+def test_a_follower_that_is_behind_does_not_pause(
+    told: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BATCH", 2)
+    pauses = 0
+
+    def pause(_: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses > 1:
+            raise KeyboardInterrupt
+        with told.client() as client:
+            for _number in range(5):
+                client.submit(command=["true"])
+
+    monkeypatch.setattr(verb, "sleep", pause)
+
+    printed = told("events", "-f", "-n", "1", exits=130).stdout.splitlines()
+
+    assert 1 + 5 == len(printed)

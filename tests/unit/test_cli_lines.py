@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.cli import app
+from dispatcher.cli import app, line_keys
 from dispatcher.task_checks import MAX_PAYLOAD, MAX_VARIABLE
 from tests.command import Command
 
@@ -97,6 +97,18 @@ def test_json_answers_for_every_line(command: Command) -> None:
     assert (
         "task 1 has this key already, with another command; its line was not submitted" in message
     )
+
+
+def test_a_line_beyond_the_remembered_keys_may_wait_for_one_that_is_repeated(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_keys, "_MOST_KEYS", 1)
+    one = {"command": ["a"], "key": "one"}
+    content = lines({"command": ["a"], "key": "k"}, one, {"command": ["b"], "after": "one"}, one)
+
+    found = command("submit", "--from", "-", stdin=content)
+
+    assert ["1", "2", "3", "2"] == found.stdout.split()
 
 
 def test_a_key_of_an_earlier_line_with_other_work_refuses_the_file(command: Command) -> None:

@@ -88,8 +88,15 @@ def command(
             return
         _print_lines(store, filter(follower.has_read, found), as_json=as_json)
         while True:
-            _print_lines(store, filter(wanted, follower.read(instant())), as_json=as_json)
-            sleep(POLL)
+            _print_new(store, follower, wanted, as_json=as_json)
+
+
+def _print_new(store: Client, follower: events.Follower, wanted: _Wanted, *, as_json: bool) -> None:
+    """Print what has come, and pause, unless more is there already."""
+    found = follower.read(instant())
+    _print_lines(store, filter(wanted, found), as_json=as_json)
+    if len(found) < events.BATCH:
+        sleep(POLL)
 
 
 def _is_wanted(event: StoreEvent, *, task_id: int | None, queue: str | None) -> bool:
