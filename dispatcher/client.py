@@ -19,8 +19,8 @@ from dispatcher.host import owner
 from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.operations import tasks as operations
+from dispatcher.operations.limits import LimitOperator
 from dispatcher.operations.local_claims import LocalClaims
-from dispatcher.operations.nodes import NodeOperator
 from dispatcher.store.open import open_store
 from dispatcher.store.schema import is_shared
 from dispatcher.submission import TaskOptions
@@ -38,7 +38,7 @@ PATIENCE = 5.0
 def _no_progress(_done: int, _total: int | None = None) -> None: ...
 
 
-class Client(NodeOperator):
+class Client(LimitOperator):
     """A connection to the store of one configuration; closed by `with` or `close`.
 
     Every method raises `StoreUnavailable` when the store does not answer within `patience` seconds

@@ -6,6 +6,7 @@ A client may be newer than the daemon: a field that an older daemon does not sen
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 
 import msgspec
 
@@ -207,6 +208,23 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     def is_connected(self) -> bool:
         """Whether the executor answers; nothing starts or ends otherwise."""
         return self.executor is ExecutorState.CONNECTED
+
+    def executor_faults(self) -> Iterator[tuple[str, str]]:
+        """Yield which obstacle the executor is, if it is one, and as text."""
+        nothing = "nothing starts or ends"
+        if (other := self.executor_incompatible) is not None:
+            text = (
+                f"the executor, pid {other.pid}, speaks version {other.version},"
+                f" {other.wanted} is wanted; {nothing} until you restart it, when nothing runs"
+            )
+            yield "executor_incompatible", text
+        elif self.executor is ExecutorState.SILENT:
+            yield "executor_silent", f"the executor is silent; {nothing} until it answers"
+        elif not self.is_connected:
+            text = "the executor is missing, and the daemon waits for it"
+            if (last_error := self.executor_error) is not None:
+                text = f"the executor exits: {last_error}"
+            yield "executor_missing", f"{text}; {nothing} until it runs"
 
     def in_a_line(self) -> str:
         """Return a summary of the state, worst first."""

@@ -33,6 +33,8 @@ class EventKind(enum.StrEnum):
     EDIT = "edit"
     PAUSE = "pause"
     RESUME = "resume"
+    LIMIT_CLOSED = "limit_closed"
+    LIMIT_OPENED = "limit_opened"
     NODE_DRAIN = "node_drain"
     NODE_RESUME = "node_resume"
     NODE_FORGET = "node_forget"
@@ -56,7 +58,7 @@ class StoreEvent(Struct, frozen=True, kw_only=True):
     kind: str
     task_id: int | None
     subject: str | None
-    """The queue that was paused or resumed, or the node's id; None: it is about the task."""
+    """The queue, limit or node (by its id) that it is about; None: it is about the task."""
     queue: str | None
     """The task's present queue."""
     fence: int | None

@@ -1,6 +1,6 @@
 """One execution of a task: its claim, its open run, its settlement."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
@@ -128,11 +128,11 @@ class Claims(list[Claim]):
     lane: str | None = None
     """The last lane of the queue that was looked at, if there are more behind it."""
 
-    def __init__(self, claims: Iterable[Claim] = (), *, busy: bool = False) -> None:
-        super().__init__(claims)
-        self.busy = busy
-        """Whether another node was claiming the same, or with the same limit: call again after a
-        moment."""
+    opens_at: StoreTime | None = None
+    """When a limit may have more room by itself."""
+    busy = False
+    """Whether another node was claiming the same, or with the same limit: call again after a
+    moment."""
 
 
 #: Prefix of the owner of a local claim, made by a shell or program instead of a node.

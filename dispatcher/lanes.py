@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from dispatcher.complaints import UNREADABLE
+from dispatcher.named_limits import NO_LIMITS, Units
 from dispatcher.times import StoreTime
 
 #: The lane of a task that needs nothing but a slot.
@@ -30,20 +31,25 @@ class Needs(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     requires: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have."""
+    takes: Mapping[str, Units] = field(default_factory=dict)
+    """Named limits, and how much of each a run takes."""
 
     def are_met(self, labels: Mapping[str, str]) -> bool:
         """Return whether a node with these labels may claim such a task."""
         return self.requires.items() <= labels.items()
 
 
+NOTHING: Final = Needs()
+
 _decode = msgspec.json.Decoder(Needs).decode
 
 
-def lane(requires: Mapping[str, str]) -> str:
+def lane(requires: Mapping[str, str], takes: Mapping[str, int] = NO_LIMITS) -> str:
     """Return the lane of a task. Raises `UnicodeEncodeError` on broken Unicode."""
-    if not requires:
+    if not (requires or takes):
         return OPEN
-    return msgspec.json.encode(Needs(requires=dict(sorted(requires.items())))).decode()
+    needs = Needs(requires=dict(sorted(requires.items())), takes=dict(sorted(takes.items())))
+    return msgspec.json.encode(needs).decode()
 
 
 @lru_cache(maxsize=1024)
@@ -55,10 +61,10 @@ def needs(lane: str) -> Needs | None:
         return None
 
 
-def is_of(lane: str, requires: Mapping[str, str]) -> bool:
-    """Return whether a lane, perhaps damaged, is that of tasks that require these labels."""
+def is_of(lane: str, requires: Mapping[str, str], takes: Mapping[str, int]) -> bool:
+    """Return whether a lane, perhaps damaged, is that of tasks with these needs."""
     wanted = needs(lane)
-    return wanted is not None and wanted.requires == requires
+    return wanted is not None and (wanted.requires, wanted.takes) == (requires, takes)
 
 
 def allowed(lanes: Iterable[str], labels: Mapping[str, str], most: int) -> dict[str, int]:
@@ -67,6 +73,12 @@ def allowed(lanes: Iterable[str], labels: Mapping[str, str], most: int) -> dict[
     A damaged lane is anybody's, so that the first who would claim of it holds its tasks.
     """
     return {one: most for one in lanes if (wanted := needs(one)) is None or wanted.are_met(labels)}
+
+
+def takes(lane: str) -> Mapping[str, int]:
+    """Return the named limits that the tasks of a lane take."""
+    wanted = needs(lane)
+    return NO_LIMITS if wanted is None else wanted.takes
 
 
 def rank(created_at: StoreTime, priority: int, ageing_ms: int | None) -> int:

@@ -164,6 +164,8 @@ class Task(Struct, frozen=True, kw_only=True):
     """Labels that a node must have to run it."""
     ageing_ms: int | None = None
     """The waiting that one point of its priority is worth; None: any."""
+    takes: Mapping[str, int] = field(default_factory=dict)
+    """As in `NewTask`."""
     blockers: int | None = None
     """How many of its parents have not finished; None: it has no parents."""
     on_parent_failure: ParentFailure | None = None

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from dispatcher.dependency import ParentFailure, TaskKey
 from dispatcher.environment import Environment
 from dispatcher.model import Liveness, TaskState
+from dispatcher.named_limits import Units
 from dispatcher.times import WallTime
 from dispatcher.wire import KillMode
 
@@ -60,6 +61,8 @@ class NewTask(Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must have to run it."""
+    takes: Mapping[str, Units] = field(default_factory=dict)
+    """Named limits that its runs take, and how much of each, fixed at submit."""
     after: tuple[int | TaskKey, ...] = ()
     """Its parents: it waits until each of them has succeeded."""
     after_any: tuple[int | TaskKey, ...] = ()

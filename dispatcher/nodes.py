@@ -57,10 +57,13 @@ class NodeView(Struct, frozen=True, kw_only=True):
 
 
 class Requiring(Struct, frozen=True, kw_only=True):
-    """The ready tasks of a queue that require the same labels of a node."""
+    """The ready tasks of a queue that need the same, besides a slot."""
 
     queue: str
-    requires: Mapping[str, str]
+    requires: Mapping[str, str] = {}
+    """Labels of a node."""
+    takes: Mapping[str, int] = {}
+    """Named limits."""
     tasks: int
     since: StoreTime
     """Since when the one that waits longest is ready."""

@@ -6,9 +6,12 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from dispatcher import limit_views
 from dispatcher.calendar import Calendar
-from dispatcher.daemon_report import DaemonReport, ExecutorState, StrandedReport
+from dispatcher.daemon_report import DaemonReport, StrandedReport
+from dispatcher.limit_views import LimitView
 from dispatcher.model import NO_LABELS, Node, PausedQueue, Run, Task, TaskState
+from dispatcher.named_limits import NO_LIMITS
 from dispatcher.nodes import NodeView, full_text, missing_text
 from dispatcher.times import StoreTime
 
@@ -37,6 +40,9 @@ class Obstacle(enum.StrEnum):
     NODE_DRAINING = "node_draining"
     LABELS_MISSING = "labels_missing"
     QUEUE_FULL = "queue_full"
+    LIMIT_CLOSED = "limit_closed"
+    LIMIT_FULL = "limit_full"
+    LIMIT_RATE = "limit_rate"
     SLOTS_FULL = "slots_full"
     TURN_COMES = "turn_comes"
 
@@ -84,8 +90,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     """The command that starts the daemon; "" unless it is not running."""
     by_hand: Container[str] = ()
     """Queues that the configuration leaves to local claims; the daemon's report overrides."""
-    full_everywhere: Mapping[str, int] = field(default_factory=dict)
-    """The limits of queues of which no more tasks may run on all nodes."""
+    limits: Mapping[str, LimitView] = field(default_factory=dict)
+    """Named limits, and those of queues, by name."""
     nodes: Sequence[NodeView] = ()
     """All nodes of the store, this one among them."""
 
@@ -99,23 +105,29 @@ class Standing(Struct, frozen=True, kw_only=True):
         if task.state is TaskState.SCHEDULED:
             text = f"it is due at {self.calendar.iso(task.run_at)}"
             ahead = Reason(Obstacle.NOT_DUE, text, task.run_at)
-            return [ahead, *self.queue_obstacles(task.queue, task.requires, turn=False)]
+            after = self.queue_obstacles(task.queue, task.requires, task.takes, turn=False)
+            return [ahead, *after]
         if task.state is TaskState.WAITING:
             parents = "a task" if task.blockers == 1 else f"{task.blockers} tasks"
             return [Reason(Obstacle.PARENTS, f"it waits for {parents}: dispatcher show {task.id}")]
         if task.state is TaskState.READY:
-            return self.queue_obstacles(task.queue, task.requires)
+            return self.queue_obstacles(task.queue, task.requires, task.takes)
         held = Reason(Obstacle.HELD, "it waits for an operator")
         return [held] * (task.state is TaskState.HELD)
 
     def queue_obstacles(
-        self, queue: str, requires: Mapping[str, str] = NO_LABELS, *, turn: bool = True
+        self,
+        queue: str,
+        requires: Mapping[str, str] = NO_LABELS,
+        takes: Mapping[str, int] = NO_LIMITS,
+        *,
+        turn: bool = True,
     ) -> list[Reason]:
         """Return what keeps a queue's ready tasks from running; with `turn`, never nothing.
 
-        `requires`: the labels that they require of a node.
+        They require these labels of a node, and take these limits.
         """
-        found = [*self._queue_limits(queue)]
+        found = [*self._queue_limits(queue, takes)]
         if not self.is_by_hand(queue):  # a daemon has no part in such a queue
             found += self._obstacles_of_nodes(queue, requires)
         if not found and turn:
@@ -160,7 +172,7 @@ class Standing(Struct, frozen=True, kw_only=True):
         if (watched := report.unregistered) is not None:
             yield Reason(Obstacle.NODE_UNREGISTERED, watched)
         else:
-            yield from self._executor_faults(report)
+            yield from (Reason(Obstacle(kind), text) for kind, text in report.executor_faults())
         if unknown := report.unknown_runs:
             runs = "a run" if unknown == 1 else f"{unknown} runs"
             are = "is" if unknown == 1 else "are"
@@ -173,25 +185,7 @@ class Standing(Struct, frozen=True, kw_only=True):
         if report.paused:
             yield self._pause(report.paused, report.paused_for_s)
 
-    def _executor_faults(self, report: DaemonReport) -> Iterator[Reason]:
-        nothing = "nothing starts or ends"
-        if (other := report.executor_incompatible) is not None:
-            text = (
-                f"the executor, pid {other.pid}, speaks version {other.version},"
-                f" {other.wanted} is wanted; {nothing} until you restart it, when nothing runs"
-            )
-            yield Reason(Obstacle.EXECUTOR_INCOMPATIBLE, text)
-        elif report.executor is ExecutorState.SILENT:
-            yield Reason(
-                Obstacle.EXECUTOR_SILENT, f"the executor is silent; {nothing} until it answers"
-            )
-        elif not report.is_connected:
-            text = "the executor is missing, and the daemon waits for it"
-            if (last_error := report.executor_error) is not None:
-                text = f"the executor exits: {last_error}"
-            yield Reason(Obstacle.EXECUTOR_MISSING, f"{text}; {nothing} until it runs")
-
-    def _queue_limits(self, queue: str) -> Iterator[Reason]:
+    def _queue_limits(self, queue: str, takes: Mapping[str, int]) -> Iterator[Reason]:
         if (paused := self.paused.get(queue)) is not None:
             since = self.calendar.iso(paused.paused_at)
             text = (
@@ -205,13 +199,8 @@ class Standing(Struct, frozen=True, kw_only=True):
                 f" dispatcher claim --queue {queue}"
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
-
-        elif (most := self.full_everywhere.get(queue)) is not None:
-            text = (
-                f"its queue {queue} has {most} running on all nodes, as many as [queues.{queue}]"
-                " global_concurrency allows; local claims do not count"
-            )
-            yield Reason(Obstacle.QUEUE_FULL, text)
+        for kind, text, until in limit_views.obstacles(queue, takes, self.limits, self.calendar):
+            yield Reason(Obstacle(kind), text, until)
 
     def is_by_hand(self, queue: str) -> bool:
         """Return whether the daemon leaves a queue to local claims (`concurrency = 0`)."""

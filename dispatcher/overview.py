@@ -4,13 +4,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher import control
 from dispatcher.calendar import UNCHANGED, Calendar
 from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
+from dispatcher.limit_views import LimitView
 from dispatcher.model import NO_LABELS, Leases, Run, Task, TaskState
+from dispatcher.named_limits import NO_LIMITS, Rule, of_queue
 from dispatcher.nodes import Requiring, viewed
 from dispatcher.obstacles import BY_STATE, FAULTS, DaemonState, Obstacle, Reason, Standing
 from dispatcher.quantities.durations import Milliseconds
@@ -29,7 +32,7 @@ DAY = 86_400_000
 #: Running tasks that a status names.
 MOST_RUNNING = 20
 
-#: Groups of tasks with the same queue and required labels that are counted by themselves.
+#: Groups of tasks with the same queue and needs that are counted by themselves.
 MOST_GROUPS = 200
 
 
@@ -51,7 +54,7 @@ class Status(Struct, frozen=True, kw_only=True):
     ready_since: Mapping[str, StoreTime]
     """Since when the longest ready task of each queue is ready, those of `requiring` left out."""
     requiring: Sequence[Requiring] = ()
-    """Ready tasks that require labels of a node; they count in `counts` too."""
+    """Ready tasks that need more than a slot; they count in `counts` too."""
     leases: Leases
     running: Sequence[tuple[Task, Run | None]] = ()
     """Tasks that run, at most `MOST_RUNNING`, each with its open run."""
@@ -68,7 +71,7 @@ class Status(Struct, frozen=True, kw_only=True):
                 found[obstacle] += counts.get(state, 0)
             requiring = [one for one in self.requiring if one.queue == queue]
             for one in requiring:
-                found[self._nearest(queue, one.requires).obstacle] += one.tasks
+                found[self._nearest(queue, one.requires, one.takes).obstacle] += one.tasks
             ready = counts.get(TaskState.READY, 0) - sum(one.tasks for one in requiring)
             if ready > 0:
                 found[self._nearest(queue).obstacle] += ready
@@ -95,7 +98,7 @@ class Status(Struct, frozen=True, kw_only=True):
         tasks, longest, because = 0, 0.0, None
         for group in self._ready():
             waited = (standing.now - group.since) / 1000
-            reason = self._nearest(group.queue, group.requires)
+            reason = self._nearest(group.queue, group.requires, group.takes)
             if waited < STUCK_AFTER or reason.obstacle not in FAULTS | {Obstacle.TURN_COMES}:
                 continue
             tasks += group.tasks
@@ -103,16 +106,21 @@ class Status(Struct, frozen=True, kw_only=True):
                 longest, because = waited, reason
         return None if because is None else Stuck(tasks, round(longest, 1), because)
 
-    def _nearest(self, queue: str, requires: Mapping[str, str] = NO_LABELS) -> Reason:
-        return self.standing.queue_obstacles(queue, requires)[0]
+    def _nearest(
+        self,
+        queue: str,
+        requires: Mapping[str, str] = NO_LABELS,
+        takes: Mapping[str, int] = NO_LIMITS,
+    ) -> Reason:
+        return self.standing.queue_obstacles(queue, requires, takes)[0]
 
     def _ready(self) -> Iterator[Requiring]:
-        """Yield the ready tasks by queue and required labels."""
+        """Yield the ready tasks by queue and needs."""
         yield from self.requiring
         for queue, since in self.ready_since.items():
             tasks = self.counts.get(queue, {}).get(TaskState.READY, 0)
             tasks -= sum(one.tasks for one in self.requiring if one.queue == queue)
-            yield Requiring(queue=queue, requires={}, tasks=tasks, since=since)
+            yield Requiring(queue=queue, tasks=tasks, since=since)
 
 
 def status(store: ReaderStore, config: Config) -> Status:
@@ -143,12 +151,7 @@ def standing(store: ReaderStore, config: Config) -> Standing:
         calendar = store.calendar()
         nodes, running = store.nodes(), store.running_by_node()
         paused = {one.queue: one for one in store.paused_queues()}
-        limits = {
-            name: queue.global_concurrency
-            for name, queue in config.queues.items()
-            if queue.global_concurrency is not None
-        }
-        full = {name: most for name, most in limits.items() if store.running_in(name) >= most}
+        limits = _limits(store, config, calendar.now)
     daemon, report, unreachable = _query_daemon(config)
     views = viewed(
         nodes,
@@ -168,9 +171,22 @@ def standing(store: ReaderStore, config: Config) -> Standing:
         unreachable=unreachable,
         start_command=config.start_command() if daemon == "not running" else "",
         by_hand={name for name, queue in queues if queue.concurrency == 0},
-        full_everywhere=full,
+        limits=limits,
         nodes=views,
     )
+
+
+def _limits(store: ReaderStore, config: Config, now: StoreTime) -> Mapping[str, LimitView]:
+    """Return the named limits, and those of queues on all nodes."""
+    rules = {name: one.rule for name, one in config.limits.items()}
+    found = dict(store.limit_views(rules, now=now))
+    for queue, settings in config.queues.items():
+        if (most := settings.global_concurrency) is not None:
+            name = of_queue(queue)
+            view = found.get(name, LimitView(name=name))
+            rule = Rule(concurrency=most)
+            found[name] = replace(view, rule=rule, running=store.running_in(queue))
+    return found
 
 
 def _query_daemon(config: Config) -> tuple[DaemonState, DaemonReport | None, str | None]:

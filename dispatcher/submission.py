@@ -6,7 +6,7 @@ from typing import Any, Final, TypedDict
 
 from msgspec.structs import asdict
 
-from dispatcher.config import limits, profiles, template
+from dispatcher.config import limit_settings, limits, profiles, template
 from dispatcher.config.config import Config
 from dispatcher.config.task_settings import TaskDefaults
 from dispatcher.dependency import ParentFailure, TaskKey
@@ -51,6 +51,8 @@ class TaskOptions(TypedDict, total=False):
     labels: Mapping[str, str] | None
     requires: Mapping[str, str] | None
     """Labels that a node must have to run it."""
+    limits: Mapping[str, int] | None
+    """Named limits that its runs take, and how much of each."""
     after: Sequence[int | str | TaskKey] | None
     """Ids of tasks, or their keys in its own queue, that must succeed before it runs."""
     after_any: Sequence[int | str | TaskKey] | None
@@ -100,9 +102,9 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
         )
     wanted = {"queue": config.defaults.queue, **given}
     if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
-        wanted = {**_defaults(queue), **wanted, "requires": _both(queue, wanted)}
+        wanted = {**_defaults(queue), **wanted, **_both(queue, wanted)}
         wanted["ageing_ms"] = queue.ageing_ms
-    wanted |= _parents(wanted)
+    wanted |= _parents(wanted) | _taken(config, wanted.pop("limits", {}))  # type: ignore[arg-type]
     liveness = wanted.setdefault("liveness", Liveness.PROCESS)
     leases = config.leases
     wanted = {
@@ -169,7 +171,7 @@ def _from_profile(
     own = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile)}
     wanted = {**own, **_without_shell(options)}
     wanted["umask"] = None if profile.umask is None else limits.umask(profile.umask)
-    wanted["requires"] = _both(profile, options)
+    wanted |= _both(profile, options)
     wanted["env"] = {**(profile.env or {}), **options.get("env", {})}  # type: ignore[dict-item]
     wanted["profile"] = name
     wanted["rules"] = {
@@ -182,9 +184,19 @@ def _from_profile(
     return filled, {key: value for key, value in wanted.items() if value is not None}
 
 
-def _both(defaults: TaskDefaults, options: Mapping[str, object]) -> dict[str, str]:
-    """Return the labels that the defaults require, and those of the options."""
-    return {**(defaults.requires or {}), **options.get("requires", {})}  # type: ignore[dict-item]
+def _both(defaults: TaskDefaults, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the labels and the limits of the defaults, and those of the options."""
+    return {
+        name: {**(getattr(defaults, name) or {}), **options.get(name, {})}
+        for name in ("requires", "limits")
+    }
+
+
+def _taken(config: Config, limits: Mapping[str, int]) -> dict[str, object]:
+    """Return what a task takes, as `NewTask` has it. Raises `InvalidTask` for what it cannot."""
+    for mistake in limit_settings.unusable(limits, config.limits):
+        raise InvalidTask(f"limit: {mistake}")
+    return {"takes": limits}
 
 
 def _without_shell(options: Mapping[str, object]) -> dict[str, object]:

@@ -87,6 +87,7 @@ def _check(task: NewTask) -> None:
     _check_environment(task)
     _check_labels("label", task.labels)
     _check_labels("require", task.requires)
+    _check_labels("limit", dict.fromkeys(task.takes, ""))
     _check_rules(task.rules)
     _check_parents("after", task, task.after)
     _check_parents("after_any", task, task.after_any)

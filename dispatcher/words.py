@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from dispatcher import wire, worker_api
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.model import Declared, TaskState
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, WallTime, from_iso, wall_clock
 from dispatcher.worker_api import HoldKind, WorkerError
 
 _OPS = ("heartbeat", "succeed", "fail", "defer", "hold")
@@ -27,6 +27,10 @@ REMEDIES = {
     WorkerError.NOT_RUNNING: f"the task is not running; {_STOP}",
     WorkerError.UNKNOWN_TASK: "there is no such task; stop working, exit 79",
     WorkerError.ALREADY_DECLARED: "another outcome was declared before and holds; exit",
+    WorkerError.NOT_TAKEN: (
+        "the task does not take the limit that it would close: close one that it takes, or none;"
+        " nothing is declared"
+    ),
     WorkerError.STORE_UNAVAILABLE: (
         "the result of this write is unknown; continue to work and try again"
     ),
@@ -73,6 +77,10 @@ class Declaration(_Message, frozen=True, kw_only=True):
     """For `fail`: whether another attempt makes sense."""
     delay_ms: int | None = None
     """For `defer`; None: the configured cool-down."""
+    until: WallTime | None = None
+    """The date from which the delay was made, if it was."""
+    close: str | None = None
+    """For `defer`: the named limit to close for as long."""
     question: str | None = None
     """For `hold`: what a person is asked."""
     kind: HoldKind | None = None
@@ -188,11 +196,28 @@ def parse_request(line: bytes) -> Beat | Declaration:
         case worker_api.Fail():
             return declared(word=Declared.FAIL, reason=sent.reason, retry=sent.retry)
         case worker_api.Defer():
-            delay_ms = None if sent.delay is None else round(sent.delay * 1000)
-            return declared(word=Declared.DEFER, delay_ms=delay_ms)
+            return _deferred(declared(word=Declared.DEFER, reason=sent.reason), sent)
         case worker_api.Hold():
             asked = declared(word=Declared.HOLD, reason=sent.reason)
             return replace(asked, question=sent.question, kind=sent.kind)
+
+
+def _deferred(declared: Declaration, sent: worker_api.Defer) -> Declaration:
+    """Return a declaration with when, and what it closes until then. Raises ValueError."""
+    if sent.delay is not None and sent.until is not None:
+        raise ValueError("until: delay says when too; give one of them")
+    if sent.close is not None and sent.delay is None and sent.until is None:
+        raise ValueError("close: needs until, or a delay: when the limit opens again")
+    delay_ms = None if sent.delay is None else round(sent.delay * 1000)
+    until = None
+    if sent.until is not None:
+        try:
+            until = from_iso(sent.until)
+        except (ValueError, OverflowError):
+            example = 'write a date with its zone, for example "2026-08-01T06:00:00Z"'
+            raise ValueError(f"until: {sent.until!r} is not a time; {example}") from None
+        delay_ms = min(max(0, until - wall_clock()), worker_api.MAX_DELAY * 1000)
+    return replace(declared, delay_ms=delay_ms, until=until, close=sent.close)
 
 
 def _bounded(name: str, sent: msgspec.Raw) -> str | None:
@@ -206,7 +231,7 @@ def _bounded(name: str, sent: msgspec.Raw) -> str | None:
 
 def _refuse_nul(sent: worker_api.AnyRequest) -> None:
     """Raise ValueError for a text with a NUL. In a result, which stays JSON, it is an escape."""
-    for name in ("lock", "note", "reason", "question"):
+    for name in ("lock", "note", "reason", "question", "close"):
         if "\0" in (getattr(sent, name, None) or ""):
             raise ValueError(f"{name}: holds a NUL character, which no database can keep")
 

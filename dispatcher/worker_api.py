@@ -61,6 +61,10 @@ MAX_ANSWER = 32 * 1024
 MAX_ANSWERED = 126 * 1024
 
 
+#: Seconds of a delay.
+MAX_DELAY = 10**9
+
+
 class HoldKind(enum.StrEnum):
     """What a held task waits for, as its worker declares it."""
 
@@ -98,9 +102,15 @@ class Fail(WorkerRequest, frozen=True, tag="fail"):
 
 
 class Defer(WorkerRequest, frozen=True, tag="defer"):
-    """Request another run later, after `delay` seconds."""
+    """Request another run later: after `delay` seconds, or from the date `until` on.
 
-    delay: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
+    With `close`, a named limit that the task takes lets nothing start until then.
+    """
+
+    delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] | None = None
+    until: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    close: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    reason: Text | None = None
 
 
 class Hold(WorkerRequest, frozen=True, tag="hold"):
@@ -124,6 +134,7 @@ class WorkerError(enum.StrEnum):
     NOT_RUNNING = "not_running"
     UNKNOWN_TASK = "unknown_task"
     ALREADY_DECLARED = "already_declared"
+    NOT_TAKEN = "not_taken"
     STORE_UNAVAILABLE = "store_unavailable"
     NOT_ALLOWED = "not_allowed"
     INVALID = "invalid"

@@ -70,6 +70,7 @@ BEGIN
         format('UPDATE (%s), DELETE ON %I.runs TO %I', but_lock, store, operate),
         format('INSERT, DELETE ON %I.paused_queues TO %I', store, operate),
         format('UPDATE, DELETE ON %I.nodes TO %I', store, operate),
+        format('INSERT, UPDATE ON %I.limits TO %I', store, operate),
         format('DELETE ON %I.events TO %I', store, operate),
         format('UPDATE ON %I.dependencies TO %I', store, operate),
         format('INSERT, UPDATE ON %I.handovers TO %I', store, operate),

@@ -5,6 +5,7 @@
     python -m worker_stub succeed --result '{"rows": 3}'
     python -m worker_stub fail --reason "no such branch" --no-retry
     python -m worker_stub defer --delay 60
+    python -m worker_stub defer --until 2026-08-01T06:00:00Z --close provider
     python -m worker_stub hold --reason "needs a password"
     python -m worker_stub misbehave --help     # for tests: hang, go silent, escape, flood
 
@@ -67,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     fail.add_argument("--no-retry", action="store_true", help="for good")
     defer = verbs.add_parser("defer", help="declare that it is too early")
     defer.add_argument("--delay", type=float, metavar="SECONDS")
+    defer.add_argument("--until", metavar="DATE")
+    defer.add_argument(
+        "--close", metavar="LIMIT", help="let nothing that takes it start until then"
+    )
+    defer.add_argument("--reason", metavar="TEXT")
     hold = verbs.add_parser("hold", help="declare that an operator must act")
     hold.add_argument("--reason", required=True, metavar="TEXT")
     hold.add_argument("--question", metavar="TEXT")
@@ -91,7 +97,8 @@ def _send(options: argparse.Namespace) -> int:
         case "fail":
             worker.fail(options.reason, retry=not options.no_retry)
         case "defer":
-            worker.defer(options.delay)
+            when = {"until": options.until, "close": options.close}
+            worker.defer(options.delay, reason=options.reason, **when)
         case _:
             worker.hold(options.reason, question=options.question, kind=options.kind)
     return 0

@@ -141,9 +141,21 @@ class Worker:
         """Declare failure; without `retry` the task fails for good. Then exit."""
         self._declare({"op": "fail", "reason": reason, "retry": retry})
 
-    def defer(self, delay: float | None = None) -> None:
-        """Declare that it is too early, by so many seconds. Then exit."""
-        self._declare({"op": "defer", **({} if delay is None else {"delay": delay})})
+    def defer(
+        self,
+        delay: float | None = None,
+        *,
+        until: str | None = None,
+        close: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Declare that it is too early: by so many seconds, or until a date (RFC 3339). Then exit.
+
+        With `close`, a named limit that the task takes lets nothing start until then.
+        """
+        asked = {"delay": delay, "until": until, "close": close, "reason": reason}
+        given = {name: value for name, value in asked.items() if value is not None}
+        self._declare({"op": "defer", **given})
 
     def hold(self, reason: str, *, question: str | None = None, kind: str | None = None) -> None:
         """Declare that a person must act first. Then exit.

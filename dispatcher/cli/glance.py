@@ -71,13 +71,15 @@ def obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
     """Return a function for a task's nearest obstacle: ready ones of a queue, alike, share it."""
 
     @cache
-    def nearest(queue: str, requires: tuple[tuple[str, str], ...]) -> Obstacle:
-        return standing.queue_obstacles(queue, dict(requires))[0].obstacle
+    def nearest(
+        queue: str, requires: tuple[tuple[str, str], ...], takes: tuple[tuple[str, int], ...]
+    ) -> Obstacle:
+        return standing.queue_obstacles(queue, dict(requires), dict(takes))[0].obstacle
 
     def obstacle(task: Task) -> Obstacle | None:
         if task.state is not TaskState.READY:
             return BY_STATE.get(task.state)
-        return nearest(task.queue, tuple(task.requires.items()))
+        return nearest(task.queue, (*task.requires.items(),), (*task.takes.items(),))
 
     return obstacle
 

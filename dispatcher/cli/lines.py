@@ -17,6 +17,7 @@ from dispatcher.config.config import Config
 from dispatcher.dependency import ParentFailure
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness
+from dispatcher.named_limits import MOST
 from dispatcher.new_task import URGENT, NewTask
 from dispatcher.quantities import durations
 from dispatcher.submission import TaskOptions, new_task
@@ -52,6 +53,7 @@ _KINDS: Mapping[str, Any] = {
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
     "require": dict[str, str] | list[str],
+    "limit": dict[str, int] | list[str],
     "name": str,
 }
 
@@ -65,7 +67,7 @@ NAME = "name"
 LONGEST = 16 * 1024 * 1024
 
 #: Keys by the names that `list --json` prints.
-_ALSO = {"labels": "label", "requires": "require"}
+_ALSO = {"labels": "label", "requires": "require", "limits": "limit"}
 
 _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS, *limits.DELAYS})
 
@@ -96,7 +98,7 @@ def _task(
     fields: dict[str, Any], config: Config, options: TaskOptions, environ: Mapping[str, str]
 ) -> NewTask:
     command, name = fields.pop("command", []), fields.pop(NAME, None)
-    for key in ("label", "require", "env"):
+    for key in ("label", "require", "limit", "env"):
         refuse_repeated(key, fields.get(key, ()), name if key == "label" else None)
     if fields.pop("urgent", False):
         if "priority" in fields:
@@ -174,6 +176,17 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
         if not separator:
             raise InvalidTask(f"{option}: {text!r} has no value; write {text}=VALUE")
         found[name] = value
+    return found
+
+
+def units(texts: Iterable[str]) -> dict[str, int]:
+    """Return NAME[=N] texts as a mapping; a mere NAME takes one. Raises `InvalidTask`."""
+    found = {}
+    for text in texts:
+        name, separator, many = text.partition("=")
+        if separator and not (many.isascii() and many.isdigit() and len(many) < len(str(MOST)) + 1):
+            raise InvalidTask(f"limit: {text!r} is not a limit; write {name}=N, or {name} for one")
+        found[name] = int(many) if separator else 1
     return found
 
 
@@ -266,4 +279,7 @@ def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
     for key in fields.keys() & {"label", "require"}:
         given = fields.pop(key)
         fields[f"{key}s"] = pairs(key, given) if isinstance(given, list) else given
+    if "limit" in fields:
+        given = fields.pop("limit")
+        fields["limits"] = units(given) if isinstance(given, list) else given
     return cast("TaskOptions", fields)

@@ -36,7 +36,7 @@ _Offers = Iterable[tuple[str, str]]
 
 
 def offer(kind: str, begun: str) -> list[CompletionItem]:
-    """Return the names of a kind that begin so: "queues", "paused", "profiles" or "nodes"."""
+    """Return the names of a kind that begin so; the kinds are the keys of `_OFFERS`."""
     return _begun(_OFFERS[kind], begun)
 
 
@@ -61,6 +61,10 @@ def _queues(config: Config) -> _Offers:
 
 def _profiles(config: Config) -> _Offers:
     return [(name, command_text(one.command)) for name, one in sorted(config.profiles.items())]
+
+
+def _limits(config: Config) -> _Offers:
+    return [(name, str(one.rule)) for name, one in sorted(config.limits.items())]
 
 
 def _tasks(config: Config, states: Collection[TaskState] | None) -> _Offers:
@@ -118,4 +122,5 @@ _OFFERS: Mapping[str, Callable[[Config], _Offers]] = {
     "paused": _paused,
     "nodes": _nodes,
     "profiles": _profiles,
+    "limits": _limits,
 }

@@ -87,6 +87,16 @@ def _moment(text: str) -> int:
         raise ValueError(f"{text!r} is not a time; {remedy}") from None
 
 
+def _until(text: str) -> int:
+    """Return a time from now as `Milliseconds`, or a date in milliseconds since the epoch."""
+    with suppress(ValueError):
+        return durations.parse(text)
+    try:
+        return lines.start_of(text)
+    except ValueError as error:
+        raise ValueError(f'{error}; or a time from now, e.g. "2h"') from None
+
+
 class TaskId(click.IntRange):
     """The id of a task; a shell completes those of the newest tasks in some states."""
 
@@ -183,3 +193,4 @@ MOMENT = Parsed("time", _moment)
 SIGNAL = Parsed("signal", signal_names.parse)
 START = Parsed("time", lines.start_of)
 TEXT = Parsed("text", _utf8)
+UNTIL = Parsed("time", _until)

@@ -66,6 +66,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "env": sorted(task.env),
         "key": task.key,
         **{name: dict(getattr(task, name)) for name in ("labels", "requires")},
+        "limits": dict(task.takes),
         **{name: getattr(task, name) for name in ("blockers", "on_parent_failure", "origin")},
     }
 

@@ -62,6 +62,7 @@ def _checked(ctx: click.Context, words: list[str]) -> list[str]:
     lines.variables(given.get("env", ()), os.environ)
     lines.named(given.get("name"), lines.pairs("label", given.get("label", ())))
     lines.pairs("require", given.get("require", ()))
+    lines.units(given.get("limit", ()))
     return words
 
 

@@ -35,6 +35,10 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "pause": Verb("Stop all claims from queues.", changes=True),
         "resume": Verb("Allow claims from paused queues again.", changes=True),
     },
+    "Limits": {
+        "limits": Verb("List the named limits: who holds them, and which are closed."),
+        "limit": Verb("Close a named limit, or open it again.", changes=True),
+    },
     "Nodes": {
         "nodes": Verb("List the nodes of the store, and what runs on each."),
         "node": Verb("Drain a node, let it take work again, or forget it.", changes=True),

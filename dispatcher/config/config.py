@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from dispatcher.config import absence, places
+from dispatcher.config import absence, limit_settings, places
+from dispatcher.config.limit_settings import Limit
 from dispatcher.config.peer_settings import PeersSection
 from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE, config_home, user_file
+from dispatcher.config.report_settings import LogsSection, MetricsSection
 from dispatcher.config.settings import (
     DaemonSection,
     ExecutorSection,
     LeasesSection,
-    LogsSection,
-    MetricsSection,
     OutputSection,
     RetrySection,
     Settings,
@@ -67,6 +67,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     output: OutputSection
     defaults: Defaults
     queues: Mapping[str, Queue]
+    limits: Mapping[str, Limit]
     profiles: Mapping[str, Profile]
     """Without the mistaken ones."""
     mistaken_profiles: Mapping[str, Sequence[str]] = {}
@@ -194,19 +195,18 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
 
         settings, mistakes, profiles, places_certain, directories_certain = config_file.read(file)
     config, impossible = resolve(settings, file, environ)
-    config = msgspec.structs.replace(config, mistaken_profiles=profiles)
+    of_limits = limit_settings.mistaken(config, str(file or "built-in defaults"), mistakes)
+    good = {name: one for name, one in config.profiles.items() if name not in of_limits}
+    profiles = {**profiles, **of_limits}
+    config = msgspec.structs.replace(config, profiles=good, mistaken_profiles=profiles)
     places_certain = places_certain or names_places(environ, with_store=True)
     directories_certain = directories_certain or names_places(environ, with_store=False)
     directories_certain = directories_certain and not any(map(concerns_directories, impossible))
     if not places_certain and settings.node.runtime_dir is None:
         # It is derived from what may be mistaken.
         impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
-    known = {*config.profiles, *config.mistaken_profiles}
-    together = [
-        *impossible,
-        *config.hooks.mistakes(known),
-        *absence.mistakes(config.executor, config.leases, config.store_url),
-    ]
+    together = [*impossible, *config.hooks.mistakes({*good, *profiles})]
+    together += absence.mistakes(config.executor, config.leases, config.store_url)
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in together]
     if len(mistakes) > len(config.mistakes):
         raise Mistaken(

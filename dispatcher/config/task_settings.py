@@ -17,6 +17,7 @@ from dispatcher.config.section import (
     at_least,
     label_mistakes,
 )
+from dispatcher.named_limits import Units
 from dispatcher.new_task import Meaning
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
@@ -131,6 +132,9 @@ class TaskDefaults(Section, frozen=True):
     requires: Annotated[dict[str, str], Meta(examples=[{"gpu": "a100"}])] | None = None
     """Labels that a node must have to run a task (see `[node] labels`). A submit may require
     more."""
+    limits: Annotated[dict[str, Units], Meta(examples=[{"provider": 1}])] | None = None
+    """Named limits that a task takes, and how much of each (see `[limits.NAME]`). A submit may take
+    more of them."""
 
     def _mistakes(self) -> Iterator[str]:
         times = [f"{name}_ms" for name in limits.TIMEOUTS]

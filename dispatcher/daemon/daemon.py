@@ -4,7 +4,8 @@ import os
 import random
 import selectors
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.settings import session_of, settings
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.daemon.worker_channel import connections
-from dispatcher.errors import ConfigError, cannot_write
+from dispatcher.errors import ConfigError, DispatcherError, cannot_write
 from dispatcher.hooks import Hook
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
@@ -142,8 +143,10 @@ class Daemon:
         self._commands.on_stop = _on_stop(reloaded.config)
         self._textfile.configure(reloaded.config)
         self._listener.configure(reloaded.config)
+        gone = self._config.limits.keys() - reloaded.config.limits.keys()
         self._config, self._variables = reloaded.config, variables
         self._report_configuration()
+        self._report_gone(gone)
         return reloaded
 
     def _use_hooks(self, config: Config) -> None:
@@ -165,6 +168,14 @@ class Daemon:
         self._commands.file, self._commands.mistakes = self._config.file, mistakes
         if mistakes:
             log.warning("config.mistaken", mistakes=mistakes)
+
+    def _report_gone(self, limits: Collection[str]) -> None:
+        """Log which of the limits that a reload removed are taken by unfinished tasks."""
+        if not limits:
+            return
+        with suppress(DispatcherError), self._store.snapshot():
+            if taken := self._store.limits_taken().intersection(limits):
+                log.warning("limit.gone", limits=sorted(taken))
 
     def _obeyed(self, store: Store) -> Commands:
         return Commands(

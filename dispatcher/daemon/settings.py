@@ -9,6 +9,7 @@ from dispatcher.config.config import Config
 from dispatcher.config.environment_file import Variables
 from dispatcher.errors import ConfigError
 from dispatcher.executor_api import StartSettings
+from dispatcher.named_limits import Rule, of_queue
 from dispatcher.store.schema import is_shared
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.turn import SupervisorSettings
@@ -57,16 +58,22 @@ def settings(
             for name, queue in config.queues.items()
             if queue.concurrency is not None
         },
-        global_concurrency={
-            name: queue.global_concurrency
-            for name, queue in config.queues.items()
-            if queue.global_concurrency is not None
-        },
+        limits=_rules(config),
         weights={name: queue.weight for name, queue in config.queues.items() if queue.weight != 1},
         labels=config.labels,
         session=session,
         start=_start_settings(config, variables),
     )
+
+
+def _rules(config: Config) -> dict[str, Rule]:
+    """Return the named limits, and those of queues on all nodes."""
+    named = {name: one.rule for name, one in config.limits.items()}
+    return named | {
+        of_queue(name): Rule(concurrency=queue.global_concurrency)
+        for name, queue in config.queues.items()
+        if queue.global_concurrency is not None
+    }
 
 
 def _start_settings(config: Config, variables: Variables) -> StartSettings:

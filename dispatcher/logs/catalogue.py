@@ -270,6 +270,16 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"task_id": int},
             optional={**RUN, "declared": str, "peer_pid": int},
         ),
+        "limit.closed": Event(
+            "A worker closed a limit that its task takes: nothing that takes it starts until then.",
+            fields={"task_id": int, "limit": str, "seconds": float},
+        ),
+        "limit.gone": Event(
+            "A reload removed limits that unfinished tasks take. They limit nothing any more, but"
+            " can still be closed.",
+            "warning",
+            fields={"limits": list[str]},
+        ),
         "lease.renewed": Event(
             "A worker's heartbeat renewed its lease.", "debug", fields={"task_id": int}
         ),

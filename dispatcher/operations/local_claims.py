@@ -116,6 +116,7 @@ class LocalClaims:
             task_id=task_id,
             lease_ttl_ms=lease_ttl_ms,
             labels=self._config.labels,
+            limits={name: one.rule for name, one in self._config.limits.items()},
             now=now,
         )
 
@@ -126,7 +127,7 @@ class LocalClaims:
         with self._store.snapshot():
             first = self._store.foremost(TaskState.READY, queue=queue, limit=FOREMOST)
         has = self._config.labels.items()
-        if is_ready := any(task.requires.items() <= has for task in first):
+        if is_ready := any(not task.takes and task.requires.items() <= has for task in first):
             sleep(PAUSE)
         return is_ready
 

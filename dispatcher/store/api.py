@@ -42,6 +42,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
+from dispatcher.named_limits import NO_RULES, Closing, Rule
 from dispatcher.new_task import NewTask
 from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
@@ -52,6 +53,7 @@ from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 if TYPE_CHECKING:
     from dispatcher.hooks import Hooks
+    from dispatcher.limit_views import LimitView
 
 #: What `Transactions.version` returns, to be compared.
 Version = tuple[int, int, int | None]
@@ -262,6 +264,19 @@ class ReaderStore(Transactions, Protocol):
     def running_in(self, queue: str) -> int:
         """Return how many tasks of a queue run, local claims left out."""
 
+    def closings(self) -> list[Closing]:
+        """Return the limits that were closed, or that daemons share, by name."""
+
+    def limit_views(self, rules: Mapping[str, Rule], *, now: StoreTime) -> Mapping[str, LimitView]:
+        """Return the limits that have a rule or a row, or are held, by name.
+
+        A running task holds what it takes, also as a local claim. What was started counts for a
+        limit with a rate.
+        """
+
+    def limits_taken(self) -> set[str]:
+        """Return the limits that unfinished tasks take."""
+
     def running_by_node(self) -> Mapping[str, int]:
         """Return how many open runs each node has, without zeros."""
 
@@ -375,6 +390,8 @@ class WorkerStore(Transactions, Protocol):
 
         A repetition with the run's lock is accepted, even after the settle, as its reply may have
         been lost. A different declaration is `already_declared`. A question is kept for an answer.
+        One that closes a limit closes it in the same transaction, for longer but never for less;
+        it is `not_taken` if the task does not take that, and then nothing is written.
         """
 
     def locks_of(self, uids: Iterable[RunUid]) -> dict[RunUid, tuple[int, str]]:
@@ -458,6 +475,17 @@ class OperatorStore(ReaderStore, Protocol):
     def resume(self, queue: str, *, now: StoreTime) -> bool:
         """Allow claims from a queue again; False if it was not paused."""
 
+    def close_limit(
+        self, name: str, reason: str, *, until: StoreTime | None = None, now: StoreTime
+    ) -> None:
+        """Let nothing that takes a limit start until a time; None: until it is opened.
+
+        Waits for the claims that are being made. A later call replaces the time.
+        """
+
+    def open_limit(self, name: str, *, now: StoreTime) -> bool:
+        """Let what takes a limit start again; False if it was not closed."""
+
     def drain_node(self, node_id: str, reason: str, *, now: StoreTime) -> bool:
         """Let a node claim nothing more, for a new reason too; False if it has no row."""
 
@@ -502,11 +530,14 @@ class OperatorStore(ReaderStore, Protocol):
         task_id: int | None = None,
         lease_ttl_ms: int | None = None,
         labels: Mapping[str, str] = NO_LABELS,
+        limits: Mapping[str, Rule] = NO_RULES,
         now: StoreTime,
     ) -> Claim | None:
         """Claim a queue's next ready task, or the named one, outside of any node; None if paused.
 
-        The next one requires none but these labels; the named one may require any.
+        The next one requires none but these labels; the named one may require any. Either needs
+        room in the named limits that it takes, as in `claim`, but not in that of its queue; it
+        waits for the claims that are being made with them.
 
         `owner` begins with `execution.LOCAL`. As `claim`, but only beats renew the lease, whatever
         the liveness, and takeover is at its expiry. A `lease_ttl_ms` becomes the task's. No beat
@@ -561,7 +592,7 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         output_dir: str,
         session: str = "",
         labels: Mapping[str, str] = NO_LABELS,
-        most: int | None = None,
+        limits: Mapping[str, Rule] = NO_RULES,
         lane: str = "",
         until: StoreTime | None = None,
         now: StoreTime,
@@ -572,9 +603,15 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         things it looks at a bounded number of lanes behind `lane`, and reports by `lane` where the
         next call goes on, if there are more. By `busy` it reports that others have locked some of
         the tasks that it would claim. Claims nothing while the node drains, or
-        if its row belongs to another session. With `most`, no more than that many tasks of the
-        queue run on all nodes, local claims left out; it claims nothing while another node claims
-        with such a limit (see `add_limits`), and reports that by `busy`.
+        if its row belongs to another session.
+
+        A task is claimed only if there is room in all limits that it takes (`limits`, with those of
+        queues, of which each task of the queue takes one): no more of it is held by running tasks,
+        or was started within its window, on all nodes. Local claims count, but not for a queue. A
+        task that needs more than is left keeps that from those behind it, unless another limit
+        keeps it. A limit that is closed has no room, one that is not among `limits` has, unless it
+        is closed. One that another node is claiming with (see `add_limits`) has none, and `busy`
+        reports that. `opens_at` reports when a limit may have more room by itself.
 
         Makes lock, run uid and the next fence, opens the run with the output path
         `<output_dir>/<uid>.log`, resets every per-run field, and sets the lease to `now` + the
@@ -595,8 +632,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         Of what is then read, and decided, nothing changes until the commit.
         """
 
-    def add_limits(self, queues: Iterable[str]) -> None:
-        """Prepare queues for claims with `most`: before the first one, in order of name."""
+    def add_limits(self, names: Iterable[str]) -> None:
+        """Prepare claims with these limits: before the first one."""
 
     def record_started(self, starts: Sequence[StartedRun], *, now: StoreTime) -> int:
         """Record pid and start of open runs, and begin their leases anew; return how many."""

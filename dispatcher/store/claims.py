@@ -1,13 +1,16 @@
 """Claims: finds ready tasks, makes locks, run uids and fences, and opens the runs."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
 from dispatcher.execution import Claim, Claims
 from dispatcher.handover import NOTHING, Previous
+from dispatcher.named_limits import Rule
 from dispatcher.store import moves
 from dispatcher.store.engine import Engine, Row, Values
 from dispatcher.store.rows import Ready, ready_from
@@ -15,6 +18,9 @@ from dispatcher.store.statements import claims as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
+
+if TYPE_CHECKING:
+    from dispatcher.limit_room import Room
 
 #: Tasks with a damaged row that one call holds, which takes about 20 ms. One damaged environment
 #: may be that of very many tasks.
@@ -41,13 +47,20 @@ class Search:
     """Whether others have locked or claimed some of them meanwhile."""
 
     def __init__(
-        self, engine: Engine, values: Values, labels: Mapping[str, str], after: str = ""
+        self,
+        engine: Engine,
+        values: Values,
+        labels: Mapping[str, str],
+        after: str = "",
+        *,
+        lock_room: Callable[[Collection[str]], Room],
     ) -> None:
         """Look at some lanes behind `after`, if the queue has any. `values` are those of `READY`.
 
-        The labels and lanes cost nothing where a queue has none.
+        The labels, lanes and limits (`lock_room`) cost nothing where a queue has none.
         """
         self._engine, self._values, self._labels, self._after = engine, values, labels, after
+        self._lock_room = lock_room
 
     def __call__(self) -> Sequence[Row]:
         """Return rows of `Ready`, locked, in their order."""
@@ -55,9 +68,54 @@ class Search:
             return rows
         from dispatcher.store import lanes  # noqa: PLC0415 - few queues have any
 
-        found = lanes.lock_next(self._engine, self._values, self._labels, self._after)
+        found = lanes.lock_next(
+            self._engine, self._values, self._labels, self._after, self._lock_room
+        )
         self.last, self.is_less = found.last, found.is_less
         return found.rows
+
+
+class Gate:
+    """The limits that one call claims with; nothing where none are taken."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: Mapping[str, Rule],
+        *,
+        opened: Callable[[str], None],
+        waits: bool = False,
+        now: StoreTime,
+    ) -> None:
+        """Make the gate for limits with these rules; `waits`: for others that claim with them.
+
+        `opened` is told of limits whose time has come.
+        """
+        self._engine, self._rules, self._now = engine, rules, now
+        self._opened, self._waits = opened, waits
+        self.busy = False
+        """Whether others were claiming with some of them."""
+        self.opens_at: StoreTime | None = None
+        """When one of them may have more room, by itself."""
+
+    def lock_room(self, names: Collection[str]) -> Room:
+        """Lock limits, and return their room."""
+        from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+        room, busy = limits.lock_room(
+            self._engine, names, self._rules, opened=self._opened, waits=self._waits, now=self._now
+        )
+        self.busy |= busy
+        times = (at for at in (self.opens_at, room.opens_at) if at is not None)
+        self.opens_at = min(times, default=None)
+        return room
+
+    def record_starts(self, tasks: Iterable[Ready]) -> None:
+        """Count the starts of tasks, for the limits that they take."""
+        if takes := [task.takes for task in tasks if task.takes]:
+            from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+            limits.record_starts(self._engine, takes, self._rules, self._now)
 
 
 def claimable(

@@ -8,7 +8,7 @@ import msgspec
 from dispatcher.handover import Handover, Previous, answered
 from dispatcher.model import Outcome
 from dispatcher.store.engine import Engine, Values
-from dispatcher.store.rows import handover_from
+from dispatcher.store.rows import value_from
 from dispatcher.store.statements import handovers as sql
 from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
@@ -42,7 +42,7 @@ def handovers(engine: Engine, task_ids: Iterable[int]) -> dict[int, Handover]:
     """Return what the last runs of tasks left, for those that left anything."""
     rows = rows_of([{"task_id": task_id} for task_id in task_ids])
     found = engine.rows(sql.HANDOVERS, {"given": rows})
-    return {one.task_id: one for one in map(handover_from, found)}
+    return {one.task_id: one for one in (value_from(Handover, row) for row in found)}
 
 
 def keep_checkpoints(engine: Engine, given: Iterable[tuple[int, str]], now: StoreTime) -> None:

@@ -1,13 +1,15 @@
 """The ready tasks of queues that have lanes (`dispatcher.lanes`): which are next, and how many."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from dispatcher import lanes
-from dispatcher.lanes import OPEN
+from dispatcher.lanes import NOTHING, OPEN
+from dispatcher.limit_room import Room
+from dispatcher.named_limits import NO_LIMITS
 from dispatcher.nodes import Requiring
 from dispatcher.store.engine import Engine, Row, Values
 from dispatcher.store.rows import Ready, names, time_from
@@ -37,17 +39,33 @@ class Next(NamedTuple):
     """Whether there were more, which others have locked or claimed meanwhile."""
 
 
-def lock_next(engine: Engine, values: Values, labels: Mapping[str, str], after: str) -> Next:
+def lock_next(
+    engine: Engine,
+    values: Values,
+    labels: Mapping[str, str],
+    after: str,
+    lock_room: Callable[[Collection[str]], Room],
+) -> Next:
     """Lock the next ready tasks that a node with these labels may claim.
 
     `values` are those of `claims.READY`. Looks at `MOST` lanes behind `after`, and the open one.
+    `lock_room` locks the limits that their tasks take.
     """
     found = _lanes(engine, values["queue"], after, MOST + 1)
     last = found[MOST - 1] if len(found) > MOST else None
     limit = values["limit"]
     assert isinstance(limit, int)
     most = lanes.allowed([OPEN, *found[:MOST]], labels, limit)
-    first = _first(engine, values["queue"], most, limit)
+    if limited := {lane: takes for lane in most if (takes := lanes.takes(lane))}:
+        room = lock_room({name for takes in limited.values() for name in takes})
+        most |= {lane: room.most(takes, limit) for lane, takes in limited.items()}
+        # As many as may be left out, for what they share with others.
+        many = limit + sum(most[lane] for lane in limited)
+        rows = _first(engine, values["queue"], most, many)
+        admitted = (row for row in rows if room.admits(limited.get(row[1], NO_LIMITS)))
+        first = list(islice(admitted, limit))
+    else:
+        first = _first(engine, values["queue"], most, limit)
     if not first:
         return Next([], last, is_less=False)
     rows = engine.rows(
@@ -86,11 +104,14 @@ def requiring(engine: Engine, limit: int) -> list[Requiring]:
     """Return the ready tasks that need more than a slot, by queue and lane."""
     found: dict[tuple[object, ...], Requiring] = {}
     for queue, lane, many, since in engine.rows(sql.SINCE, {"limit": limit}):
-        needs = lanes.needs(lane)
-        requires = {} if needs is None else needs.requires
-        group = (queue, *sorted(requires.items()))
+        needs = lanes.needs(lane) or NOTHING
+        group = (queue, *sorted(needs.requires.items()), *sorted(needs.takes.items()))
         one = Requiring(
-            queue=queue, requires=requires, tasks=many, since=time_from(since) or StoreTime(0)
+            queue=queue,
+            requires=needs.requires,
+            takes=needs.takes,
+            tasks=many,
+            since=time_from(since) or StoreTime(0),
         )
         if (same := found.get(group)) is not None:
             one = replace(one, tasks=one.tasks + same.tasks, since=min(one.since, same.since))

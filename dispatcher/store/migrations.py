@@ -668,6 +668,23 @@ WHERE state <> 'succeeded' AND priority BETWEEN -2147483648 AND 2147483647
 CREATE INDEX tasks_ready ON tasks (queue, lane, rank, id, run_at) WHERE state = 'ready';
 """
 
+# Named limits: what a task takes, and whether one is closed.
+_LIMITS = """
+ALTER TABLE tasks ADD COLUMN takes TEXT;
+CREATE INDEX tasks_taking ON tasks (state, takes) WHERE takes IS NOT NULL
+    AND state <> 'succeeded' AND state <> 'failed' AND state <> 'cancelled';
+ALTER TABLE limits ADD COLUMN closed_at BIGINT;
+ALTER TABLE limits ADD COLUMN closed_until BIGINT;
+ALTER TABLE limits ADD COLUMN closed_reason TEXT;
+ALTER TABLE limits ADD COLUMN closed_by TEXT;
+CREATE TABLE limit_starts (
+    name TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    many BIGINT NOT NULL
+);
+CREATE INDEX limit_starts_name ON limit_starts (name, started_at, many);
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -693,6 +710,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _ORIGIN,
     _ASKING,
     _LANES,
+    _LIMITS,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

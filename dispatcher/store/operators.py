@@ -3,28 +3,25 @@
 A verb that would change nothing, as the run has succeeded, writes neither intent nor ending.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from typing import Final, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
 from dispatcher.dependency import DependencyState
 from dispatcher.events import EventKind
-from dispatcher.execution import Claim, OpenRun, Rows
+from dispatcher.execution import OpenRun, Rows
 from dispatcher.model import (
     FINISHED,
-    NO_LABELS,
     Intent,
     Outcome,
     Task,
     TaskState,
 )
 from dispatcher.selection import CHANGES
-from dispatcher.store import claims, moves
+from dispatcher.store import moves
 from dispatcher.store.engine import refuse_nul
+from dispatcher.store.local_claims import SqlLocalClaims
 from dispatcher.store.parameters import edit_parameters, edited_columns
-from dispatcher.store.pruning import SqlPruner
-from dispatcher.store.rows import Ready, state_from
-from dispatcher.store.statements import claims as claims_sql
+from dispatcher.store.rows import state_from
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import nodes as nodes_sql
 from dispatcher.store.statements import operators as sql
@@ -32,9 +29,6 @@ from dispatcher.store.statements.given import rows_of
 from dispatcher.store.statements.moves import OF_PARENT
 from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.times import StoreTime
-
-#: The parameters of a claim that no node makes.
-_NO_NODE: Final = {"node": "", "session": ""}
 
 
 class _Found(NamedTuple):
@@ -48,7 +42,7 @@ class _Found(NamedTuple):
     """Whether it is held because a parent did not succeed."""
 
 
-class SqlOperator(SqlPruner):
+class SqlOperator(SqlLocalClaims):
     """`OperatorStore` on an engine."""
 
     def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
@@ -188,6 +182,23 @@ class SqlOperator(SqlPruner):
             self._record(EventKind.RESUME, now=now, subject=queue)
         return done
 
+    def close_limit(
+        self, name: str, reason: str, *, until: StoreTime | None = None, now: StoreTime
+    ) -> None:
+        from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+        refuse_nul({"name": name, "reason": reason})
+        limits.close(self.engine, name, until=until, reason=reason, who=self._who, now=now)
+        self._record(EventKind.LIMIT_CLOSED, now=now, subject=name, reason=reason)
+
+    def open_limit(self, name: str, *, now: StoreTime) -> bool:
+        from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+        refuse_nul({"name": name})
+        if done := self._announce(limits.open_again(self.engine, name)):
+            self._record(EventKind.LIMIT_OPENED, now=now, subject=name)
+        return done
+
     def drain_node(self, node_id: str, reason: str, *, now: StoreTime) -> bool:
         values = {"node": node_id, "reason": reason}
         refuse_nul(values)
@@ -207,49 +218,6 @@ class SqlOperator(SqlPruner):
         for (hostname,) in gone:
             self._record(EventKind.NODE_FORGET, now=now, subject=node_id, reason=hostname)
         return bool(gone)
-
-    def claim_local(
-        self,
-        queue: str,
-        *,
-        owner: str,
-        output_dir: str,
-        task_id: int | None = None,
-        lease_ttl_ms: int | None = None,
-        labels: Mapping[str, str] = NO_LABELS,
-        now: StoreTime,
-    ) -> Claim | None:
-        for ready in self._claimable(queue, task_id, labels, now):
-            self._histories.refuse_by_hand(ready, now)
-            claim = claims.claim_by_hand(
-                self.engine,
-                ready,
-                owner=owner,
-                output_dir=output_dir,
-                lease_ttl_ms=lease_ttl_ms,
-                fences_after=self.history.fences_after,
-                now=now,
-            )
-            facts = {"before": TaskState.READY.value, "after": TaskState.RUNNING.value}
-            self._record(
-                EventKind.CLAIM, now=now, task_id=claim.task_id, fence=claim.fence, **facts
-            )
-            return claim
-        return None
-
-    def _claimable(
-        self, queue: str, task_id: int | None, labels: Mapping[str, str], now: StoreTime
-    ) -> Sequence[Ready]:
-        if task_id is not None:
-            named = partial(self.engine.rows, claims_sql.READY_TASK, {"task_id": task_id})
-            return claims.claimable(self.engine, named, who=self._who, now=now) or ()
-        values, after = {"queue": queue, "limit": 1, **_NO_NODE}, ""
-        while True:
-            search = claims.Search(self.engine, values, labels, after)
-            found = claims.claimable(self.engine, search, who=self._who, now=now)
-            if found or found is None or search.last is None:
-                return found or ()
-            after = search.last
 
     def _find(self, task_id: int) -> _Found:
         """Return a task's state, and its run if it runs; both are locked for this transaction."""

@@ -68,10 +68,11 @@ def new_task_parameters(
         "env": _json(task.env),
         "labels": _json(task.labels),
         "requires": _json(task.requires) if task.requires else None,
+        "takes": _json(dict(sorted(task.takes.items()))) if task.takes else None,
         "rules": _json(task.rules) if task.profile is not None and task.rules else None,
         "state": state.value,
         "reason": reason,
-        "lane": lanes.lane(task.requires) or None,
+        "lane": lanes.lane(task.requires, task.takes) or None,
         "rank": _rank(task, now),
         "blockers": wait.blockers,
         "hold_kind": OF_PARENT if state is TaskState.HELD else None,
@@ -103,7 +104,7 @@ def edited_columns(before: Task, after: Task) -> Values:
     if changed.get("requires") == {}:
         texts["requires"] = None
     if "requires" in changed:
-        texts["lane"] = lanes.lane(after.requires)
+        texts["lane"] = lanes.lane(after.requires, after.takes)
     if "priority" in changed:
         texts["rank"] = lanes.rank(after.created_at, after.priority, after.ageing_ms)
     return {**changed, **texts}

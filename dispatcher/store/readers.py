@@ -1,8 +1,10 @@
 """The store for readers."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dispatcher.calendar import Calendar
 from dispatcher.dependency import Dependency
@@ -21,6 +23,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
+from dispatcher.named_limits import Closing, Rule
 from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
 from dispatcher.store import bulk_parts
@@ -43,6 +46,9 @@ from dispatcher.store.statements.given import rows_of
 from dispatcher.store.transactions import SqlTransactions
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
+
+if TYPE_CHECKING:
+    from dispatcher.limit_views import LimitView
 
 #: States with an order of their own.
 _IN_ITS_ORDER: Final = {
@@ -202,8 +208,24 @@ class SqlReader(SqlTransactions):
         return node_from(rows[0]) if rows else None
 
     def running_in(self, queue: str) -> int:
-        ((running,),) = self.engine.rows(nodes_sql.RUNNING_OF_QUEUE, {"queue": queue})
-        return int(running)
+        from dispatcher.store import limits  # noqa: PLC0415 - few queues have a limit
+
+        return limits.running_in(self.engine, queue)
+
+    def closings(self) -> list[Closing]:
+        from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+        return limits.closings(self.engine)
+
+    def limit_views(self, rules: Mapping[str, Rule], *, now: StoreTime) -> dict[str, LimitView]:
+        from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+        return limits.views(self.engine, rules, now)
+
+    def limits_taken(self) -> set[str]:
+        from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
+
+        return limits.taken(self.engine)
 
     def running_by_node(self) -> Mapping[str, int]:
         return dict(self.engine.rows(nodes_sql.RUNNING_BY_NODE))

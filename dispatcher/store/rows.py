@@ -31,8 +31,8 @@ from dispatcher.execution import (
     OpenRun,
     RetryPolicy,
 )
-from dispatcher.handover import Handover
 from dispatcher.model import Intent, Liveness, Node, Run, Task, TaskState
+from dispatcher.named_limits import units_from
 from dispatcher.new_task import is_rule
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
@@ -89,6 +89,7 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "environment": lambda text: None if text is None else _environment_from(text),
     "labels": _strings_from,
     "requires": lambda text: _strings_from(text) if text else {},
+    "takes": lambda text: units_from(text) if text else {},
     "rules": lambda text: _rules_from(text) if text else {},
     "left_alone": lambda text: _command_from(text) if text else (),
     "leftovers": lambda text: _command_from(text) if text else (),
@@ -131,6 +132,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     umask: int | None
     requires: Mapping[str, str]
     lane: str
+    takes: Mapping[str, int]
     blockers: Count | None
     limits: Limits = NO_LIMITS
 
@@ -147,7 +149,7 @@ class Ready(Struct, frozen=True, kw_only=True):
 def ready_from(row: Row) -> tuple[Ready, str | None]:
     """Return a ready task, and its row's damage."""
     ready, damage = _value_and_damage(Ready, row)
-    if damage is None and not lanes.is_of(ready.lane, ready.requires):
+    if damage is None and not lanes.is_of(ready.lane, ready.requires, ready.takes):
         damage = f"{DAMAGED}lane: is not that of what the task requires"
     return ready, None if damage is None else damage + DAMAGE_REMEDY
 
@@ -184,10 +186,6 @@ def environment_from(text: object) -> Environment | None:
         return _environment_from(text)
     except (*UNREADABLE, TypeError):
         return None
-
-
-def handover_from(row: Row) -> Handover:
-    return _value_and_damage(Handover, row)[0]
 
 
 def dependency_from(row: Row) -> Dependency:

@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from functools import partial
 
 from dispatcher.events import EventKind
 from dispatcher.execution import (
@@ -15,6 +16,7 @@ from dispatcher.execution import (
 )
 from dispatcher.history import Postponed
 from dispatcher.model import FINISHED, NO_LABELS, Node, Outcome
+from dispatcher.named_limits import NO_RULES, Rule, of_queue
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import closing, moving_on, node_parameters
@@ -29,11 +31,6 @@ from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from dispatcher.store.workers import SqlWorker
 from dispatcher.times import StoreTime
 from dispatcher.wire import Exit, RunUid
-
-
-def _limit(queue: str) -> str:
-    """Return the row that claims lock which share a queue's limit on all nodes."""
-    return f"queue:{queue}"
 
 
 class SqlSupervisor(SqlReader, SqlWorker):
@@ -82,39 +79,43 @@ class SqlSupervisor(SqlReader, SqlWorker):
         output_dir: str,
         session: str = "",
         labels: Mapping[str, str] = NO_LABELS,
-        most: int | None = None,
+        limits: Mapping[str, Rule] = NO_RULES,
         lane: str = "",
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> Claims:
         if self._histories.postponed(now) is not None:
             return Claims()
-        if most is not None:
-            if not self.engine.rows(nodes_sql.LOCK_LIMIT, {"name": _limit(queue)}):
-                return Claims(busy=True)
-            if (limit := min(limit, most - self.running_in(queue))) <= 0:
-                return Claims()
-        values = {"queue": queue, "limit": limit, "node": node, "session": session}
-        search = claims.Search(self.engine, values, labels, lane)
-        ready = claims.claimable(self.engine, search, who=self._who, now=now)
-        made = claims.claim(
-            self.engine,
-            self._histories.claimable(ready or (), now),
-            owner=node,
-            output_dir=output_dir,
-            until=until,
-            fences_after=self.history.fences_after,
-            now=now,
-        )
-        made.again, made.busy, made.lane = ready is None, search.is_less, search.last
+        gate = claims.Gate(self.engine, limits, opened=partial(self._opened, now), now=now)
+        if (own := of_queue(queue)) in limits:
+            limit = gate.lock_room([own]).most({own: 1}, limit)
+        made = Claims()
+        if limit:
+            values = {"queue": queue, "limit": limit, "node": node, "session": session}
+            search = claims.Search(self.engine, values, labels, lane, lock_room=gate.lock_room)
+            ready = claims.claimable(self.engine, search, who=self._who, now=now)
+            tasks = self._histories.claimable(ready or (), now)
+            gate.record_starts(tasks)
+            made = claims.claim(
+                self.engine,
+                tasks,
+                owner=node,
+                output_dir=output_dir,
+                until=until,
+                fences_after=self.history.fences_after,
+                now=now,
+            )
+            made.again, made.lane, made.busy = ready is None, search.last, search.is_less
+        made.busy, made.opens_at = made.busy or gate.busy, gate.opens_at
         return made
 
-    def add_limits(self, queues: Iterable[str]) -> None:
+    def add_limits(self, names: Iterable[str]) -> None:
         # Of daemons that start at once, all but the first wait for a commit on the disk.
         if self.engine.dialect.waits:
             self.engine.rows(self.engine.dialect.waits)
-        rows = [{"name": _limit(queue)} for queue in queues]
-        self.engine.change(nodes_sql.ADD_LIMITS, {"given": rows_of(rows)})
+        from dispatcher.store import limits  # noqa: PLC0415 - few configurations have any
+
+        limits.add(self.engine, names)
 
     def take_runs(self, uids: Collection[RunUid]) -> dict[RunUid, OpenRun]:
         values = {"given": rows_of({"uid": uid} for uid in uids)}

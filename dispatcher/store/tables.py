@@ -94,6 +94,7 @@ CREATE TABLE tasks (
     env TEXT NOT NULL,
     command TEXT NOT NULL,
     requires TEXT,
+    takes TEXT,
     blockers BIGINT,
     awaited BOOLEAN NOT NULL DEFAULT FALSE,
     on_parent_failure TEXT,
@@ -150,6 +151,8 @@ CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND st
 CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS NOT NULL;
 CREATE INDEX tasks_awaited ON tasks (id) WHERE awaited AND finished_at IS NOT NULL;
+CREATE INDEX tasks_taking ON tasks (state, takes) WHERE takes IS NOT NULL
+    AND state <> 'succeeded' AND state <> 'failed' AND state <> 'cancelled';
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
 -- Apart, because a task's row is rewritten whole at each move.
@@ -269,10 +272,23 @@ CREATE TABLE paused_queues (
     paused_at BIGINT NOT NULL
 );
 
--- Claims that share a limit lock its row: `queue:NAME` for a queue's limit on all nodes.
+-- Claims that share a limit lock its row: `queue:NAME` for a queue's limit on all nodes. It is
+-- closed from `closed_at` until `closed_until` (NULL: until somebody opens it).
 CREATE TABLE limits (
-    name TEXT PRIMARY KEY
+    name TEXT PRIMARY KEY,
+    closed_at BIGINT,
+    closed_until BIGINT,
+    closed_reason TEXT,
+    closed_by TEXT
 );
+
+-- The starts within the window of a limit's rate, and how much of it each took.
+CREATE TABLE limit_starts (
+    name TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    many BIGINT NOT NULL
+);
+CREATE INDEX limit_starts_name ON limit_starts (name, started_at, many);
 
 -- Moves of tasks' states but for claims, and operators' actions: see `statements.events`.
 CREATE TABLE events (

@@ -184,8 +184,13 @@ class SqlTransactions:
 
     def _record(self, kind: EventKind, *, now: StoreTime, **facts: object) -> None:
         """Write an event of what a statement of this transaction has changed."""
-        values = {**_NO_FACTS, **facts, "kind": kind.value, "who": self._who, "now": now}
+        values = {**_NO_FACTS, "who": self._who, **facts, "kind": kind.value, "now": now}
         self._write_event(events_sql.ADD, values)
+
+    def _opened(self, now: StoreTime, limit: str) -> None:
+        """Write that a limit has opened by itself."""
+        facts = {"subject": limit, "reason": "its time is over"}
+        self._record(EventKind.LIMIT_OPENED, now=now, **facts)
 
     def _write_event(self, statement: str, values: Values) -> None:
         """Write an event that is no move, and note it for hooks."""

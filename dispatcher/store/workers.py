@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from dispatcher.events import WORKER, EventKind
 from dispatcher.model import Declared, TaskState
 from dispatcher.store.engine import Values
 from dispatcher.store.parameters import declaration_parameters
@@ -58,7 +59,15 @@ class SqlWorker(SqlTransactions):
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         values = declaration_parameters(declaration, now)
+        if declaration.close is not None:
+            from dispatcher.store import limits  # noqa: PLC0415 - few workers close any
+
+            if not limits.is_taken(self.engine, declaration):
+                refusal = self._refusal(declaration.task_id, declaration.lock)
+                return replace(refusal, error=WorkerError.NOT_TAKEN)
         if self._announce(self.engine.change(sql.DECLARE, values) > 0):
+            if declaration.close is not None:
+                self._close(declaration.close, declaration, now)
             if declaration.question is not None or declaration.kind is not None:
                 from dispatcher.store import handovers  # noqa: PLC0415 - few workers ask
 
@@ -69,7 +78,7 @@ class SqlWorker(SqlTransactions):
                 declaration,
                 word=Declared(word),
                 reason=reason,
-                delay_ms=delay_ms,
+                delay_ms=delay_ms if declaration.until is None else declaration.delay_ms,
                 retry=bool(retry),
                 result=result,
             )
@@ -78,6 +87,15 @@ class SqlWorker(SqlTransactions):
             refusal = self._refusal(declaration.task_id, declaration.lock)
             return replace(refusal, error=WorkerError.ALREADY_DECLARED)
         return self._refusal(declaration.task_id, declaration.lock)
+
+    def _close(self, limit: str, declaration: Declaration, now: StoreTime) -> None:
+        """Close a limit as a worker declares it: for longer, never for less."""
+        from dispatcher.store import limits  # noqa: PLC0415 - few workers close any
+
+        facts = {"who": WORKER, "reason": declaration.reason or f"by task {declaration.task_id}"}
+        until = StoreTime(now + (declaration.delay_ms or 0))
+        if limits.close_longer(self.engine, limit, until=until, now=now, **facts):
+            self._record(EventKind.LIMIT_CLOSED, now=now, subject=limit, **facts)
 
     def locks_of(self, uids: Iterable[RunUid]) -> dict[RunUid, tuple[int, str]]:
         values = {"given": rows_of({"uid": uid} for uid in uids)}

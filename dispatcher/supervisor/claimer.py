@@ -47,7 +47,7 @@ class Claimer:
         self.scheduled = Alarm(NEVER)
         """For the scheduled task that is due next."""
         self.retry = Alarm(NEVER)
-        """For a queue whose limit was locked."""
+        """For a limit that was locked, or that has no room until then."""
 
     def move_due(self, turn: Turn) -> None:
         """Move tasks to ready that are due, or whose parents have finished."""
@@ -122,6 +122,19 @@ class Claimer:
             if gave_nothing and not queues:
                 queues = self._next_queues(sharing, passed)
 
+    def _try_again(self, turn: Turn, claims: Claims) -> None:
+        """Claim again after a moment, or when a limit may have more room."""
+        again = NEVER if claims.opens_at is None else turn.instant_of(claims.opens_at)
+        if claims.busy:
+            delay = self._rng.uniform(LIMIT_RETRY / 2, LIMIT_RETRY)
+            again = min(again, Instant(turn.at + delay))
+        if again < NEVER:
+            turn.after(partial(self._remember_retry, again, turn.at))
+
+    def _remember_retry(self, again: Instant, at: Instant) -> None:
+        if again < self.retry.at or self.retry.is_due(at):
+            self.retry.set(again)
+
     def _next_queues(self, sharing: Sharing, passed: Collection[str]) -> list[str]:
         """Return as many queues as there are free slots, without those that are passed over.
 
@@ -142,7 +155,7 @@ class Claimer:
 
     def _prepare_limits(self, turn: Turn) -> None:
         """Add the limits that claims share with other nodes: once, and before the first claim."""
-        limited = self._memory.settings.global_concurrency.keys()
+        limited = self._memory.settings.limits.keys()
         if limited - self._prepared:
             self._store.add_limits(sorted(limited))
             turn.after(partial(self._prepared.update, limited))
@@ -168,7 +181,7 @@ class Claimer:
             node=settings.node_id,
             session=settings.session_uid,
             labels=settings.labels,
-            most=settings.global_concurrency.get(queue),
+            limits=settings.limits,
             lane=after,
             output_dir=settings.output_dir,
             until=settings.takeover_at(turn.now),
@@ -177,9 +190,7 @@ class Claimer:
         if after or claims.lane is not None:
             turn.again |= rounds.goes_on(queue, claims.lane, is_enough=len(claims) == limit)
             turn.after(partial(self._remember_rounds, rounds))
-        if claims.busy:
-            delay = self._rng.uniform(LIMIT_RETRY / 2, LIMIT_RETRY)
-            turn.after(partial(self.retry.set, turn.at + delay))
+        self._try_again(turn, claims)
         return claims
 
     def _remember_ready(self, *, may_be: bool) -> None:

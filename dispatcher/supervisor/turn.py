@@ -13,6 +13,7 @@ from dispatcher import wire
 from dispatcher.daemon_report import LockReport, StrandedReport
 from dispatcher.execution import NONE_HELD, BegunEnding, Held
 from dispatcher.executor_api import Event, ExecutorApi, StartSettings
+from dispatcher.named_limits import Rule
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.live_runs import LiveRuns
@@ -54,10 +55,10 @@ class SupervisorSettings(Struct, frozen=True, kw_only=True):
     """How long finished tasks are kept; None: for ever."""
     concurrency: Mapping[str, int] = msgspec.field(default_factory=dict)
     """How many tasks of a queue run here at once, for queues with a limit."""
-    global_concurrency: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """The same on all nodes."""
     weights: Mapping[str, int] = msgspec.field(default_factory=dict)
     """How many tasks of a queue are claimed in its turn, for queues with more than one."""
+    limits: Mapping[str, Rule] = msgspec.field(default_factory=dict)
+    """The named limits that tasks may take, and those of queues on all nodes."""
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     """What tasks may require of this node."""
     session: NodeSession | None = None

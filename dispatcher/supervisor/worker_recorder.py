@@ -169,6 +169,9 @@ class WorkerRecorder:
         if isinstance(answer, Refused):
             return
         task_id = message.task_id
+        if isinstance(message, Declaration) and message.close is not None:
+            seconds = (message.delay_ms or 0) / 1000
+            log.info("limit.closed", task_id=task_id, limit=message.close, seconds=seconds)
         live = next(iter(self._memory.live.of_task(task_id)), None)
         if live is not None:
             live.declaration = message

@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.execution import Claim, Settlement
 from dispatcher.model import Outcome, TaskState
+from dispatcher.named_limits import Rule, of_queue
 from dispatcher.new_task import NewTask
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -106,6 +107,11 @@ class OneByOne:
         """Execute a statement in the open transaction."""
         rows: list[tuple[Any, ...]] = self.raw.engine.rows(statement, values or {})
         return rows
+
+
+def on_all(most: int, queue: str = "q") -> dict[str, Rule]:
+    """Return the limit of a queue on all nodes."""
+    return {of_queue(queue): Rule(concurrency=most)}
 
 
 def new_task(**wanted: Any) -> NewTask:

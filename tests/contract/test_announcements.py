@@ -65,6 +65,9 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "running_in": (("q",), {}),
     "running_by_node": ((), {}),
     "paused_queues": ((), {}),
+    "closings": ((), {}),
+    "limit_views": (({},), {"now": NOW}),
+    "limits_taken": ((), {}),
     "prunable": ((), {"before": NOW}),
     "coming": ((), {}),
     "damaged_parts": ((), {}),
@@ -235,6 +238,10 @@ def node(store: OneByOne) -> None:
     store.record_node(NODE_ROW)
 
 
+def closed(store: OneByOne) -> None:
+    store.close_limit("x", "why", now=NOW)
+
+
 def drained(store: OneByOne) -> None:
     store.record_node(NODE_ROW)
     store.drain_node(NODE, "why", now=NOW)
@@ -321,6 +328,9 @@ CASES = [
         lambda s, _: s.resume("q", now=NOW),
     ),
     Case("resume", "another queue", False, nothing, lambda s, _: s.resume("q", now=NOW)),
+    Case("close_limit", "a limit", False, nothing, lambda s, _: s.close_limit("x", "", now=NOW)),
+    Case("open_limit", "a closed one", True, closed, lambda s, _: s.open_limit("x", now=NOW)),
+    Case("open_limit", "another", False, nothing, lambda s, _: s.open_limit("x", now=NOW)),
     Case("drain_node", "a node", False, node, lambda s, _: s.drain_node(NODE, "why", now=NOW)),
     Case("resume_node", "that drains", True, drained, lambda s, _: s.resume_node(NODE, now=NOW)),
     Case("resume_node", "another", False, node, lambda s, _: s.resume_node(NODE, now=NOW)),
@@ -411,7 +421,7 @@ CASES = [
         *("settle", "closed before", False, settled),
         settle(outcome=Outcome.RELEASED, state=TaskState.READY),
     ),
-    Case("add_limits", "a queue", False, nothing, lambda s, _: s.add_limits(["q"])),
+    Case("add_limits", "a queue", False, nothing, lambda s, _: s.add_limits(["queue:q"])),
     Case("take_node", "a node", False, nothing, lambda s, _: s.take_node(NODE_ROW, was=None)),
     Case("record_node", "a node", False, nothing, lambda s, _: s.record_node(NODE_ROW)),
     Case("leave_node", "a node", False, nothing, lambda s, _: s.leave_node(NODE, "")),

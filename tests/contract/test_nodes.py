@@ -14,7 +14,7 @@ from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.store.rows import DAMAGE_REMEDY, DAMAGED
 from dispatcher.store.sql import SqlStore
-from tests.contract.helpers import NODE, NOW, SHARED, OneByOne, later, new_task, settlement
+from tests.contract.helpers import NODE, NOW, SHARED, OneByOne, later, new_task, on_all, settlement
 
 ROW = Node(
     id=NODE,
@@ -289,34 +289,36 @@ def test_unfinished_may_leave_out_what_a_node_lacks(store: OneByOne) -> None:
 
 
 def test_no_more_tasks_of_a_queue_run_on_all_nodes_than_its_limit(store: OneByOne) -> None:
-    store.add_limits(["q"])
+    store.add_limits(["queue:q"])
     tasks = [store.new(queue="q") for _ in range(5)]
 
-    assert tasks[:2] == claims(store, "q", limit=2, most=3)
-    assert tasks[2:3] == claims(store, "q", limit=2, most=3, node=OTHER)
-    assert [] == claims(store, "q", limit=2, most=3)
+    assert tasks[:2] == claims(store, "q", limit=2, limits=on_all(3))
+    assert tasks[2:3] == claims(store, "q", limit=2, limits=on_all(3), node=OTHER)
+    assert [] == claims(store, "q", limit=2, limits=on_all(3))
     assert 3 == store.running_in("q")
 
     with store.raw.transaction():
         store.raw.settle([settlement(run) for run in store.raw.open_runs(OTHER)], now=NOW)
-    assert tasks[3:4] == claims(store, "q", limit=2, most=3)
+    assert tasks[3:4] == claims(store, "q", limit=2, limits=on_all(3))
 
 
 def test_a_limit_is_of_its_queue_alone(store: OneByOne) -> None:
-    store.add_limits(["p", "q"])
-    store.add_limits(["q"])
+    store.add_limits(["queue:p", "queue:q"])
+    store.add_limits(["queue:q"])
     tasks = [store.new(queue=queue) for queue in ("p", "q")]
 
-    assert [[task] for task in tasks] == [claims(store, queue, most=1) for queue in ("p", "q")]
+    assert [[task] for task in tasks] == [
+        claims(store, queue, limits=on_all(1, queue)) for queue in ("p", "q")
+    ]
 
 
 def test_a_queue_with_a_limit_that_was_lowered_gets_nothing_more(store: OneByOne) -> None:
-    store.add_limits(["q"])
+    store.add_limits(["queue:q"])
     for _ in range(4):
         store.new(queue="q")
-    claims(store, "q", limit=3, most=3)
+    claims(store, "q", limit=3, limits=on_all(3))
 
-    assert [] == claims(store, "q", most=2)
+    assert [] == claims(store, "q", limits=on_all(2))
 
 
 @pytest.fixture
@@ -330,9 +332,9 @@ def another(url: str, tmp_path: Path) -> Iterator[Store]:
 def test_of_two_nodes_that_claim_at_once_one_passes_a_limited_queue_over(
     store: OneByOne, raw: SqlStore, another: Store
 ) -> None:
-    store.add_limits(["q"])
+    store.add_limits(["queue:q"])
     tasks = [store.new(queue="q") for _ in range(4)]
-    given: dict[str, Any] = {"limit": 1, "output_dir": "/out", "most": 2, "now": NOW}
+    given: dict[str, Any] = {"limit": 1, "output_dir": "/out", "limits": on_all(2), "now": NOW}
 
     with raw.transaction(), another.transaction():
         first = raw.claim("q", node=NODE, **given)
@@ -342,7 +344,7 @@ def test_of_two_nodes_that_claim_at_once_one_passes_a_limited_queue_over(
         third = another.claim("q", node=OTHER, **given)
 
     assert [tasks[:1], tasks[1:2]] == [[one.task_id for one in some] for some in (first, third)]
-    assert [] == claims(store, "q", most=2)
+    assert [] == claims(store, "q", limits=on_all(2))
 
 
 @SHARED
@@ -351,7 +353,7 @@ def test_claims_of_many_at_once_never_exceed_a_limit(
     store: OneByOne, url: str, tmp_path: Path, most: int
 ) -> None:
     """Four nodes claim and settle at once. Within the claim's transaction the limit is locked."""
-    store.add_limits(["q"])
+    store.add_limits(["queue:q"])
     for _ in range(60):
         store.new(queue="q")
 
@@ -360,7 +362,7 @@ def test_claims_of_many_at_once_never_exceed_a_limit(
         for _ in range(1_000):
             with mine.transaction() as now:
                 given = {"node": f"node-{number}", "output_dir": "/out", "now": now}
-                claimed = mine.claim("q", limit=3, most=most, **given)
+                claimed = mine.claim("q", limit=3, limits=on_all(most), **given)
                 highest = max(highest, mine.running_in("q") if claimed else 0)
             with mine.transaction() as now:
                 mine.settle([settlement(one, ended_at=now) for one in claimed], now=now)

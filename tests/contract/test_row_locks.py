@@ -24,7 +24,17 @@ from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import WallTime, instant
 from dispatcher.wire import Exit
 from dispatcher.words import Beat, Declaration, Refused
-from tests.contract.helpers import NODE, NOW, SHARED, TTL, OneByOne, later, new_task, settlement
+from tests.contract.helpers import (
+    NODE,
+    NOW,
+    SHARED,
+    TTL,
+    OneByOne,
+    later,
+    new_task,
+    on_all,
+    settlement,
+)
 from tests.contract.interleaved import Sessions, stopped
 from tests.postgres import Postgres
 from tests.simulation import SETTINGS, FakeExecutor
@@ -142,8 +152,10 @@ def test_daemons_that_begin_at_once_wait_for_each_other(
         alone(one, lambda _: None)
     with closing(open_store(postgres.url(), state_dir=tmp_path / "t", patience=0.001)) as tick:
         with one.transaction():
-            one.add_limits(["q"])
-            waiting = sessions.waiting(lambda: alone(tick, lambda store: store.add_limits(["q"])))
+            one.add_limits(["queue:q"])
+            waiting = sessions.waiting(
+                lambda: alone(tick, lambda store: store.add_limits(["queue:q"]))
+            )
 
         assert waiting.result() is None
 
@@ -151,12 +163,12 @@ def test_daemons_that_begin_at_once_wait_for_each_other(
 def test_a_claim_that_finds_its_limit_locked_is_to_be_tried_again(
     one: SqlStore, other: SqlStore, store: OneByOne
 ) -> None:
-    store.add_limits(["q"])
+    store.add_limits(["queue:q"])
     for _ in range(2):
         store.new(queue="q")
 
     def claim(store: SqlStore, node: str) -> Claims:
-        return store.claim("q", limit=1, most=2, node=node, output_dir="/o", now=NOW)
+        return store.claim("q", limit=1, limits=on_all(2), node=node, output_dir="/o", now=NOW)
 
     with one.transaction():
         mine = claim(one, NODE)

@@ -107,6 +107,7 @@ def test_every_refusal_is_either_lost_or_not_and_one_means_try_again(
         "unknown_task": True,
         "store_unavailable": "again",
         "already_declared": False,
+        "not_taken": False,
         "invalid": False,
         "not_allowed": True,
     }[error] == found

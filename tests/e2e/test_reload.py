@@ -227,3 +227,16 @@ def test_a_mistaken_file_keeps_no_executor_down(world: World, mistake: str) -> N
     lines = map(json.loads, (world.directory / "external.log").read_text().splitlines())
     (event,) = [line for line in lines if line["event"] == "config.mistaken"]
     assert str(world.config_file) in event["mistakes"][0]
+
+
+def test_a_reload_that_removes_a_limit_names_it_if_unfinished_tasks_take_it(world: World) -> None:
+    kept = {"limits.kept": {"concurrency": 1}}
+    world.configure(**kept, **{"limits.gone": {"concurrency": 1}})
+    with world.daemon() as daemon:
+        world.cli("submit", "--limit", "kept", "--limit", "gone", "--", "sleep", "600")
+        world.configure(**kept)
+
+        answer = world.cli("reload")
+
+        assert "limit gone is not configured: it limits nothing" in answer.stderr
+        assert ["gone"] == daemon.expect("limit.gone")["limits"]

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from dispatcher.config.config import load
-from dispatcher.config.settings import LogsSection
+from dispatcher.config.report_settings import LogsSection
 from dispatcher.logs import logs
 
 

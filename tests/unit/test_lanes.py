@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dispatcher.lanes import OPEN, STRICT, allowed, is_of, lane, needs, rank
+from dispatcher.lanes import OPEN, STRICT, allowed, is_of, lane, needs, rank, takes
 from dispatcher.supervisor.rounds import Rounds
 from dispatcher.times import StoreTime
 
@@ -23,7 +23,17 @@ def test_a_lane_tells_what_it_needs(requires: dict[str, str]) -> None:
 
     assert found is not None
     assert requires == found.requires
-    assert is_of(lane(requires), requires)
+    assert is_of(lane(requires), requires, {})
+
+
+def test_a_lane_tells_which_limits_its_tasks_take() -> None:
+    both = lane({"gpu": "a100"}, {"b": 2, "a": 1})
+
+    assert both == lane({"gpu": "a100"}, {"a": 1, "b": 2}) != lane({"gpu": "a100"})
+    assert {"a": 1, "b": 2} == takes(both)
+    assert is_of(both, {"gpu": "a100"}, {"a": 1, "b": 2})
+    assert not is_of(both, {"gpu": "a100"}, {"a": 1})
+    assert {} == takes("nope")
 
 
 def test_a_node_may_claim_of_the_lanes_whose_labels_it_has_and_of_damaged_ones() -> None:

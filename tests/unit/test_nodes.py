@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from dispatcher.calendar import Calendar
+from dispatcher.limit_views import LimitView
 from dispatcher.metrics import exposition
 from dispatcher.model import Leases, Node, TaskState
+from dispatcher.named_limits import Rule
 from dispatcher.nodes import NodeState, NodeView, Requiring, named, names, viewed
 from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.overview import STUCK_AFTER, Status
@@ -199,7 +201,8 @@ def test_a_task_that_requires_several_labels_is_told_each_that_is_missing() -> N
 
 
 def test_a_queue_that_is_full_on_all_nodes_is_named() -> None:
-    ((obstacle, text),) = obstacles(standing(view(), full_everywhere={"q": 3}))
+    full = LimitView(name="queue:q", rule=Rule(concurrency=3), running=3)
+    ((obstacle, text),) = obstacles(standing(view(), limits={"queue:q": full}))
 
     assert Obstacle.QUEUE_FULL is obstacle
     assert "has 3 running on all nodes, as many as [queues.q] global_concurrency allows" in text

@@ -12,12 +12,13 @@ from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import Config, load
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import PausedQueue, TaskState
+from dispatcher.named_limits import Rule, parse_rate
 from dispatcher.nodes import viewed
 from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.overview import MOST_GROUPS, STUCK_AFTER, Status
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.stop import Stop
-from dispatcher.times import WallTime, iso
+from dispatcher.times import StoreTime, WallTime, iso
 from tests.command import Command
 from tests.reports import report
 from tests.simulation import NODE, SETTINGS, World
@@ -36,6 +37,7 @@ def standing_of(
         calendar = world.store.calendar()
         paused = {one.queue: one for one in world.store.paused_queues()}
         nodes = world.store.nodes()
+        limits = world.store.limit_views(world.settings.limits, now=calendar.now)
     is_up = daemon == "running"
     views = viewed(nodes, {}, here=NODE, is_up=is_up, is_shared=False, now=calendar.now)
     return Standing(
@@ -45,6 +47,7 @@ def standing_of(
         daemon=daemon,
         report=report,
         nodes=views,
+        limits=limits,
     )
 
 
@@ -224,6 +227,37 @@ def queue_full() -> Scene:
     return world, task
 
 
+def limit_closed() -> Scene:
+    world = begun()
+    with world.store.transaction() as now:
+        world.store.close_limit("provider", "over its budget", until=later(now, 9_000), now=now)
+    task = world.submit(takes={"provider": 1})
+    world.settle_down()
+    return world, task
+
+
+def limit_full() -> Scene:
+    world = begun(limits={"provider": Rule(concurrency=1)})
+    world.submit(takes={"provider": 1})
+    task = world.submit(takes={"provider": 1})
+    world.settle_down()
+    return world, task
+
+
+def limit_rate() -> Scene:
+    world = begun(limits={"provider": Rule(rate=parse_rate("1/7s"))})
+    first = world.submit(takes={"provider": 1})
+    world.settle_down()
+    world.gone(first)
+    task = world.submit(takes={"provider": 1})
+    world.settle_down()
+    return world, task
+
+
+def later(now: StoreTime, milliseconds: int) -> StoreTime:
+    return StoreTime(now + milliseconds)
+
+
 def slots_full() -> Scene:
     world = begun(slots=1)
     world.submit()
@@ -323,12 +357,26 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
             " local claims do not count"
         ),
     ),
+    Obstacle.LIMIT_CLOSED: (
+        limit_closed,
+        (
+            "limit provider is closed since 2027-01-15T08:00:00.000Z, until"
+            " 2027-01-15T08:00:09.000Z: over its budget; dispatcher limit open provider"
+        ),
+    ),
+    Obstacle.LIMIT_FULL: (limit_full, "limit provider has 1 of 1 held by task 1"),
+    Obstacle.LIMIT_RATE: (limit_rate, "limit provider lets 1/7s start, and 1 have"),
     Obstacle.SLOTS_FULL: (slots_full, "the one slot is busy"),
     Obstacle.TURN_COMES: (turn_comes, "nothing keeps it from running: its turn comes"),
 }
 
 #: Seconds until those end that end by themselves.
-ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
+ENDS_IN = {
+    Obstacle.NOT_DUE: 5_000,
+    Obstacle.NODE_PAUSED: 1_000,
+    Obstacle.LIMIT_CLOSED: 9_000,
+    Obstacle.LIMIT_RATE: 7_000,
+}
 
 
 def test_an_outage_by_a_lock_is_named_so() -> None:

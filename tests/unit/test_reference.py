@@ -66,7 +66,10 @@ NEEDED = {
 
 
 #: The other sections that it needs.
-OTHERS = {"hooks": "[profiles.notify]\ncommand = ['true']\n"}
+OTHERS = {
+    "hooks": "[profiles.notify]\ncommand = ['true']\n",
+    **dict.fromkeys(("queues.NAME", "profiles.NAME"), "[limits.provider]\n"),
+}
 
 
 def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.execution import Claims
 from dispatcher.model import TaskState
+from dispatcher.named_limits import Rule
 from dispatcher.supervisor.claimer import LIMIT_RETRY
 from dispatcher.supervisor.supervisor import Supervisor
 from tests.recorded_logs import expect_catalogued
@@ -141,7 +142,7 @@ def test_a_restarted_daemon_of_a_node_goes_on_draining() -> None:
 
 @pytest.mark.parametrize(("here", "everywhere", "run"), [(4, 2, 2), (1, 3, 1), (4, 9, 4)])
 def test_both_limits_of_a_queue_hold(here: int, everywhere: int, run: int) -> None:
-    limits = {"concurrency": {"q": here}, "global_concurrency": {"q": everywhere}}
+    limits = {"concurrency": {"q": here}, "limits": {"queue:q": Rule(concurrency=everywhere)}}
     world = node(slots=9, **limits)
     tasks = [world.submit(queue="q") for _ in range(6)]
     other = world.submit()
@@ -155,7 +156,7 @@ def test_both_limits_of_a_queue_hold(here: int, everywhere: int, run: int) -> No
 
 
 def test_runs_of_other_nodes_count_for_the_limit_of_a_queue_on_all() -> None:
-    world = World(settings=replace(SETTINGS, slots=9, global_concurrency={"q": 3}))
+    world = World(settings=replace(SETTINGS, slots=9, limits={"queue:q": Rule(concurrency=3)}))
     tasks = [world.submit(queue="q") for _ in range(5)]
     with world.store.transaction() as now:
         world.store.claim("q", limit=2, node="another", output_dir="/o", until=now, now=now)
@@ -167,7 +168,9 @@ def test_runs_of_other_nodes_count_for_the_limit_of_a_queue_on_all() -> None:
 
 def test_a_limit_that_a_reload_brings_holds() -> None:
     world = node(slots=9)
-    world.supervisor.reconfigure(replace(SETTINGS, slots=9, global_concurrency={"q": 1}))
+    world.supervisor.reconfigure(
+        replace(SETTINGS, slots=9, limits={"queue:q": Rule(concurrency=1)})
+    )
     tasks = [world.submit(queue="q") for _ in range(3)]
     world.settle_down()
 
@@ -176,12 +179,16 @@ def test_a_limit_that_a_reload_brings_holds() -> None:
 
 def test_a_queue_whose_limit_another_node_had_locked_is_claimed_from_a_moment_later() -> None:
     """Its place would be free for a poll."""
-    world = node(slots=9, global_concurrency={"q": 3})
+    world = node(slots=9, limits={"queue:q": Rule(concurrency=3)})
     found = world.store.claim
     locked = iter([True, True])
 
     def claim(*args: Any, **facts: Any) -> Claims:
-        return Claims(busy=True) if next(locked, False) else found(*args, **facts)
+        if not next(locked, False):
+            return found(*args, **facts)
+        busy = Claims()
+        busy.busy = True
+        return busy
 
     world.store.claim = claim  # type: ignore[method-assign]
     task = world.submit(queue="q")

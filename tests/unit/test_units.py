@@ -13,7 +13,7 @@ import pytest
 
 from dispatcher.config.config import Config, load
 from dispatcher.config.peer_settings import PeersSection
-from dispatcher.config.settings import MetricsSection
+from dispatcher.config.report_settings import MetricsSection
 from dispatcher.executor.kills import UNKILLABLE_AFTER
 from dispatcher.exit_codes import ExitCode
 from dispatcher.logs.journald import identifier

@@ -1,16 +1,23 @@
 """`dispatcher check-config`: report every mistake of the configuration."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import click
 
 from dispatcher.cli.configuration import config_as_caller
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
+from dispatcher.client import Client
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config, Mistaken
-from dispatcher.errors import ConfigError
+from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host import owner, user_change
+from dispatcher.operations.limits import gone_text
+from dispatcher.store.open import database_path, remembered_identity
+
+#: Seconds to wait for the store, which only adds a remark.
+PATIENCE = 0.5
 
 
 @click.command(epilog=examples("dispatcher check-config --config new.toml"))
@@ -27,6 +34,7 @@ def command(*, as_json: bool) -> None:
     mistakes += [*_closed_to_daemon(config), *environment_file.read_all(config).unread]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+    _print_gone(config)
     source = str(config.file) if config.file is not None else None
     if as_json:
         print_json(
@@ -40,6 +48,18 @@ def command(*, as_json: bool) -> None:
         )
     else:
         click.echo(f"{source or 'built-in defaults'}: ok")
+
+
+def _print_gone(config: Config) -> None:
+    """Print which limits unfinished tasks take that are not configured, if a store is there."""
+    path = database_path(config.store_url)
+    if owner.foreign_owner(config.state_dir, config.other_places) is not None:
+        return
+    if not (path.exists() if path is not None else remembered_identity(config.state_dir)):
+        return
+    with suppress(DispatcherError), Client(config, patience=PATIENCE) as store:
+        for name in store.unconfigured_limits():
+            click.echo(f"dispatcher: {gone_text(name)}", err=True)
 
 
 def _closed_to_daemon(config: Config) -> Iterator[str]:

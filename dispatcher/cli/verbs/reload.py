@@ -9,11 +9,13 @@ import click
 from dispatcher import control
 from dispatcher.cli import render
 from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.opening import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
 from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.exit_codes import ExitCode
+from dispatcher.operations.limits import gone_text
 
 
 @click.command(epilog=examples("dispatcher reload"))
@@ -32,6 +34,8 @@ def command(*, as_json: bool) -> int:
     for mistake in answer.get("mistakes", ()):
         if mistake not in config.mistakes:  # those were printed, or are in `status`
             click.echo(f"dispatcher: {render.plain(mistake)}", err=True)
+    if any(key.startswith("limits.") for key in answer["changed"]):
+        _print_gone()
     if as_json:
         print_json({"changed": answer["changed"], "kept": answer["kept"]})
         return ExitCode.OK
@@ -42,6 +46,13 @@ def command(*, as_json: bool) -> int:
     if not answer["changed"] and not answer["kept"]:
         click.echo("nothing changed")
     return ExitCode.OK
+
+
+def _print_gone() -> None:
+    """Print which limits are not configured any more, although unfinished tasks take them."""
+    with open_client() as store:
+        for name in store.unconfigured_limits():
+            click.echo(f"dispatcher: {render.plain(gone_text(name))}", err=True)
 
 
 def _answer(config: Config) -> Mapping[str, Any]:

@@ -161,6 +161,7 @@ def _print_task(
         "key": task.key,
         "labels": render.pairs_text(task.labels),
         "requires": render.pairs_text(task.requires),
+        "limits": render.pairs_text({name: str(many) for name, many in task.takes.items()}),
         "payload": render.short(task.payload),
         "progress": last and render.progress_text(last),
         "heartbeat": last and date(last.last_heartbeat_at),

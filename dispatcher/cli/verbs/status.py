@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli import node_text, render
+from dispatcher.cli import limit_text, node_text, render
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
@@ -78,6 +78,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
         "waiting": found.waiting(),
         "coming": found.coming,
         "damaged_parts": found.damaged_parts,
+        "limits": limit_text.limits_json(standing.limits.values(), standing.calendar),
         "paused_queues": {queue: one.reason for queue, one in standing.paused.items()},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
@@ -192,6 +193,8 @@ def _print(found: dict[str, Any]) -> None:
     _print_failures(node)
     for queue, reason in found["paused_queues"].items():
         click.echo(f"queue     {queue} is paused: {render.plain(reason)}")
+    for text in limit_text.lines(found["limits"]):
+        click.echo(text)
     if not found["queues"]:
         click.echo("no tasks")
         return

@@ -116,6 +116,13 @@ _PRINTED = 1_000
     metavar="NAME=VALUE",
     help="Run only on a node with this label ([node] labels). Repeatable.",
 )
+@click.option(
+    "--limit",
+    multiple=True,
+    metavar="NAME[=N]",
+    shell_complete=offered("limits"),
+    help="Take N of a named limit ([limits.NAME]) while it runs [default: 1]. Repeatable.",
+)
 @click.option("--name", "-n", metavar="TEXT", help="A name for people: the label `name`.")
 @click.option(
     "--from",
@@ -189,6 +196,7 @@ def _options(
     env: tuple[str, ...],
     label: tuple[str, ...],
     require: tuple[str, ...],
+    limit: tuple[str, ...],
     name: str | None,
     payload: str | None,
     liveness: str | None,
@@ -204,6 +212,7 @@ def _options(
         "env": lines.variables(env, os.environ),
         "labels": lines.named(name, lines.pairs("label", label)),
         "requires": lines.pairs("require", require) or None,
+        "limits": lines.units(limit) or None,
         "payload": inputs.payload(payload),
         "liveness": None if liveness is None else Liveness(liveness),
         "kill_mode": None if kill_mode is None else KillMode(kill_mode),

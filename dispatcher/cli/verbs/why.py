@@ -22,6 +22,7 @@ from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.nodes import NodeView
 from dispatcher.obstacles import Reason, Standing
+from dispatcher.operations.limits import gone_text
 from dispatcher.outlook import Outlook, is_run_missing
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.glance import MOST_BEFORE
@@ -65,7 +66,8 @@ def _explained(store: Client, task_id: int, status: Standing) -> tuple[list[str]
     before = _before(store, task)
     parents = () if task.blockers is None else store.parents(task.id)
     asks = () if task.state is not TaskState.HELD else _asks(store.handover(task_id), task_id)
-    waits = [*asks, *kin.waits(task, parents)]
+    gone = [name for name in task.takes if name not in store.config.limits]
+    waits = [*asks, *kin.waits(task, parents), *map(gone_text, gone)]
     because = list(
         explain(task, runs, status, ahead, store.config.leases, before=before, waits=waits)
     )

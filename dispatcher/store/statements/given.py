@@ -19,6 +19,7 @@ _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("priority", "rank", "max_attempts", "umask", "environment_id"), "BIGINT"),
     **dict.fromkeys(("max_deferrals", "max_orphans", "kill_signal", "checksum"), "BIGINT"),
     **dict.fromkeys(("max_rss_bytes", "output_truncated", "parent_id", "blockers"), "BIGINT"),
+    "many": "BIGINT",
     **dict.fromkeys(("cpu_seconds", "progress"), "DOUBLE PRECISION"),
     **dict.fromkeys(("notify", "total_anew", "by_worker", "any_outcome"), "BOOLEAN"),
 }

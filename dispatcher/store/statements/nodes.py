@@ -6,7 +6,6 @@ from dispatcher.execution import LOCAL
 from dispatcher.model import Node
 from dispatcher.store.engine import FORGETTABLE
 from dispatcher.store.rows import columns, names
-from dispatcher.store.statements.given import given
 
 #: The columns that a node's daemon writes; operators and the store write the others.
 RECORDED: Final = tuple(name for name in names(Node) if name not in {"draining", "timeline"})
@@ -64,14 +63,6 @@ CLAIMS_WORK: Final = """(EXISTS (SELECT 1 FROM nodes
         WHERE id = :node AND draining IS NULL AND session = :session FOR SHARE)
     OR NOT EXISTS (SELECT 1 FROM nodes WHERE id = :node))"""
 
-
-LOCK_LIMIT = "SELECT name FROM limits WHERE name = :name FOR NO KEY UPDATE SKIP LOCKED"
-
-# In order: of two who add the same limits, one waits for the other.
-ADD_LIMITS = f"""
-INSERT INTO limits (name) SELECT given.name FROM {given("name")} WHERE TRUE ORDER BY given.name
-ON CONFLICT (name) DO NOTHING
-"""
 
 # Those that run are few: the tasks of a queue may be many.
 RUNNING_OF_QUEUE = f"""
