@@ -17,7 +17,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._batch = EVENT_BATCH
+        self.most = EVENT_BATCH
+        """How many a transaction takes at most: of these events, and of workers' requests."""
         self._waiting = 0
         """How many of the first events wait for rows that others have locked."""
 
@@ -27,26 +28,29 @@ class Inbox:
     @property
     def is_short(self) -> bool:
         """Whether the next transaction takes all of it."""
-        return len(self.events) <= self._waiting + self._batch
+        return len(self.events) <= self._waiting + self.most
 
     def next(self) -> list[Event]:
         """Return the events for the next transaction, in their order."""
-        return self.events[: self._waiting + self._batch]
+        return self.events[: self._waiting + self.most]
 
     def recorded(self, kept: Sequence[Event]) -> bool:
         """Remove what `next` returned but for the `kept` events; return whether more wait."""
-        later = self.events[self._waiting + self._batch :]
+        later = self.events[self._waiting + self.most :]
         waiting = _merged(kept)
         self.events[:] = [*waiting, *later]
         self._waiting = len(waiting)
-        self._batch = min(EVENT_BATCH, self._batch + 1)
+        self.most = min(EVENT_BATCH, self.most + 1)
         return bool(later)
 
-    def failed(self) -> None:
-        """Let the next transaction take half as many, also of those that may wait no more."""
-        if tried := len(self.next()):
+    def failed(self, requests: int = 0) -> None:
+        """Let the next transaction take half as many, also of those that may wait no more.
+
+        `requests`: how many the transaction was to take.
+        """
+        if tried := max(len(self.next()), min(requests, self.most)):
             self.events[:] = _merged(self.events)
-            self._batch, self._waiting = max(1, tried // 2), 0
+            self.most, self._waiting = max(1, tried // 2), 0
 
     def clear(self) -> None:
         """Remove all: what happened is compared anew."""

@@ -69,22 +69,19 @@ class Supervisor:
         self._workers = WorkerRecorder(store, memory)
         stranded, settler = StrandedRuns(shared), Settler(shared)
         self._recorder = Recorder(shared, self._timeouts, self._workers, stranded, settler)
-        self._claimer = Claimer(shared, settler)
-        self._reaper = Reaper(shared)
+        self._claimer, self._reaper = Claimer(shared, settler), Reaper(shared)
         self._ender = Ender(shared, self._reaper, self._timeouts)
         self._failover = Failover(shared)
         self._absence = Absence(shared, stranded, self._failover)
         self._locking = Locking(shared, self._reaper, self._absence, self._failover)
-        self._clock = ClockWatch(store, memory)
-        self._registry = Registry(store, memory)
+        self._clock, self._registry = ClockWatch(store, memory), Registry(store, memory)
         self._node_row = NodeRow(store, memory, self._failover)
-        self._idleness = Idleness(shared)
+        self._idleness, self._looks = Idleness(shared), Looks(shared)
         self._chores = (
             Chore(store, "bulk submits", Admission(store)),
             Chore(store, "retention", Retention(store, memory, files)),
         )
         self._replay = Replay(store, self._transactor, self._locking, self._recorder, self._workers)
-        self._looks = Looks(shared)
         self._rest = Rest(store, executor, memory)
         self._inbox = Inbox()
         self._outage = Outage(rng=rng)
@@ -155,7 +152,7 @@ class Supervisor:
         except FAILURES as error:
             if isinstance(error, StoreWithheld) and not self._has_worked:
                 raise
-            self._inbox.failed()
+            self._inbox.failed(len(unanswered))
             self._workers.request_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown | FailedOver):
                 self._inbox.clear()
@@ -232,23 +229,26 @@ class Supervisor:
 
     def _attempt(self, unanswered: list[Request], duties: Sequence[Operation], at: Instant) -> None:
         """Perform a tick, again without the rows that others have locked if it waited for one."""
-        try:
-            self._perform(unanswered, duties, at)
-        except StoreLocked:
-            self._locking.pass_over()
-            self._perform(unanswered, duties, at)
+        do: Sequence[Operation] = ()
+        while do is not duties:  # first the requests beyond what one transaction takes
+            do = () if len(unanswered) > self._inbox.most else duties
+            try:
+                self._perform(unanswered, do, at)
+            except StoreLocked:
+                self._locking.pass_over()
+                self._perform(unanswered, do, at)
 
     def _perform(self, unanswered: list[Request], duties: Sequence[Operation], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""
-        events = self._inbox.next()
-        locked = partial(self._locking.lock, requests=unanswered, events=events)
-        requested = partial(self._workers.record, requests=unanswered)
+        events, requests = self._inbox.next(), unanswered[: self._inbox.most]
+        locked = partial(self._locking.lock, requests=requests, events=events)
+        requested = partial(self._workers.record, requests=requests)
         reported = [partial(self._recorder.record, event=event) for event in events]
         kept = (self._recorder.record_ends, self._recorder.record_starts)
         try:
             turn = self._transactor.run([locked, requested, *reported, *kept, *duties], at)
             self._transactor.again |= self._inbox.recorded(turn.kept)
-            unanswered.clear()
+            del unanswered[: len(requests)]
         except StoreRefused:
             self._replay.run(unanswered, self._inbox.events, duties, at)
 

@@ -6,6 +6,7 @@ costs one for each of very many runs takes too long on a server far away, now an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from msgspec.structs import replace
 
 from dispatcher import wire
+from dispatcher.errors import StoreUnavailable
 from dispatcher.model import Declared, Liveness, TaskState
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.turn import Request
-from dispatcher.words import Declaration
+from dispatcher.words import Accepted, Declaration
 from tests.simulation import SETTINGS, World, replace_run
 
 FEW, MANY = 3, 40
@@ -27,6 +29,8 @@ class Far(World):
 
     def __init__(self, many: int, **facts: Any) -> None:
         self.most = self.many = 0
+        self.limit = math.inf
+        """How many of them a transaction has time for."""
         super().__init__(settings=replace(SETTINGS, slots=many))
         self.tasks = [self.submit("work", **facts) for _ in range(many)]
         self.start()
@@ -43,6 +47,8 @@ class Far(World):
             def call(*args: Any, **facts: Any) -> Any:
                 self.many += 1
                 self.most = max(self.most, self.many)
+                if self.many > self.limit:
+                    raise StoreUnavailable("the server did not answer in time")
                 return sound[name](*args, **facts)
 
             return call
@@ -79,14 +85,20 @@ def over(many: int, **facts: Any) -> Far:
     return world
 
 
-def declared(many: int) -> Far:
-    world = Far(many, liveness=Liveness.WORKER, lease_ttl_ms=600_000)
-    for start in world.executor.starts:
-        message = Declaration(
+def declarations(world: Far) -> list[Declaration]:
+    return [
+        Declaration(
             task_id=int(start.env["DISPATCHER_TASK_ID"]),
             lock=start.env["DISPATCHER_CLAIM_LOCK"],
             word=Declared.SUCCEED,
         )
+        for start in world.executor.starts
+    ]
+
+
+def declared(many: int) -> Far:
+    world = Far(many, liveness=Liveness.WORKER, lease_ttl_ms=600_000)
+    for message in declarations(world):
         world.tick(Request(message, lambda *_: None))
     world.most = 0
     world.run_for(90)
@@ -197,3 +209,29 @@ KINDS = (
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_many_runs_cost_as_many_exchanges_as_few(kind: Callable[[int], Far]) -> None:
     assert kind(MANY).most <= kind(FEW).most
+
+
+def test_what_very_many_workers_send_at_once_is_recorded_in_parts_after_a_failure() -> None:
+    """Of their declarations each costs an exchange."""
+    world = Far(200, liveness=Liveness.WORKER, lease_ttl_ms=600_000)
+    world.limit = 100
+    left = {message.task_id: message for message in declarations(world)}
+    answers: list[object] = []
+
+    def answered(message: Declaration) -> Request:
+        def answer(found: object, _now: object) -> None:
+            answers.append(found)
+            if isinstance(found, Accepted):
+                del left[message.task_id]
+
+        return Request(message, answer)
+
+    sent = 0
+    for _ in range(4):  # a worker sends again what the store did not take
+        sent += len(left)
+        world.tick(*[answered(message) for message in left.values()])
+        world.run_for(2)
+
+    assert {} == left
+    assert len(answers) == sent
+    assert world.supervisor.report(at=world.at()).store_silent_for_s is None
