@@ -32,14 +32,11 @@ def shell_options(config: Config) -> TaskOptions:
     return {"environment": Environment(variables), "umask": _umask()}
 
 
-def report_idle(config: Config) -> None:
-    """Report on stderr that nothing runs yet, if no daemon does."""
-    if not control.is_running(config):
-        _print(f"no daemon runs here, so nothing runs yet; start it: {config.start_command()}")
-
-
-def report_unfit(store: Client, tasks: Iterable[NewTask]) -> None:
-    """Report on stderr a task that no node of the store may run now."""
+def report_waiting(store: Client, tasks: Iterable[NewTask]) -> None:
+    """Report on stderr that no daemon runs here, and each task that no node may run now."""
+    if not control.is_running(store.config):
+        start = store.config.start_command()
+        _print(f"no daemon runs here, so nothing runs yet; start it: {start}")
     for task in tasks:
         if not task.requires:
             continue

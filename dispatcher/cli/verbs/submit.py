@@ -185,9 +185,8 @@ def command(
                 print_json_list(map(_facts, submitted))
             else:
                 print_json(_facts(next(submitted)))
-        submitter.report_unfit(store, () if is_bulk or as_json else tasks)
-    if not as_json:
-        submitter.report_idle(config)
+        if not as_json:
+            submitter.report_waiting(store, () if is_bulk else tasks)
     return ExitCode.OK
 
 
