@@ -18,6 +18,9 @@ CLAIM_LOCK = "DISPATCHER_CLAIM_LOCK"
 SOCKET = "DISPATCHER_SOCKET"
 LEASE_TTL = "DISPATCHER_LEASE_TTL"
 HEARTBEAT_INTERVAL = "DISPATCHER_HEARTBEAT_INTERVAL"
+PREVIOUS = "DISPATCHER_PREVIOUS"
+CHECKPOINT = "DISPATCHER_CHECKPOINT"
+ANSWER = "DISPATCHER_ANSWER"
 
 #: Refusals after which a worker stops: its claim is gone, or it may not use the socket.
 LOST = frozenset({"not_owner", "superseded", "not_running", "unknown_task", "not_allowed"})

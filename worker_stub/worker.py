@@ -42,8 +42,9 @@ class Worker:
             for step in work:
                 worker.progress(step / len(work))
 
-    A thread sends heartbeats, so that a blocked main thread keeps its lease; with `beats="calls"`
-    only `heartbeat` sends them, so that a wedged worker loses its lease. The claim lock is removed
+    A thread sends heartbeats, so that a blocked main thread keeps its lease. So that a wedged
+    worker loses it: with `beats="calls"` only `heartbeat` sends them; with `beats="events"` the
+    thread does after each call of `alive`, at most two in an interval. The claim lock is removed
     from the environment: processes started later do not inherit it.
 
     A silent daemon never ends the worker, only a refusal does: the thread calls `on_refused`, or
@@ -53,7 +54,7 @@ class Worker:
     def __init__(
         self,
         *,
-        beats: Literal["thread", "calls"] = "thread",
+        beats: Literal["thread", "calls", "events"] = "thread",
         on_refused: Callable[[Refused], object] | None = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
@@ -72,16 +73,17 @@ class Worker:
         self._reporting = threading.Lock()
         self._report: dict[str, Any] = {}
         self._over = threading.Event()
+        self._alive = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._beats == "thread":
+        if self._beats != "calls":
             self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._end()
         if self._thread is not None:
             self._thread.join(timeout=ANSWER)
         with self._requesting:
@@ -116,6 +118,15 @@ class Worker:
             raise ValueError(f"checkpoint: {len(text)} bytes are more than {names.MAX_RESULT}")
         with self._reporting:
             self._report["checkpoint"] = json.loads(text)
+
+    def alive(self) -> None:
+        """Renew the lease soon, in the thread of `beats="events"`."""
+        self._alive.set()
+
+    def flush(self) -> None:
+        """Report what no heartbeat has reported yet, before a declaration. Raises `Refused`."""
+        if self._report:
+            self._retried(self.heartbeat)
 
     def heartbeat(self, progress: float | None = None, note: str | None = None) -> float:
         """Renew the lease; return the seconds that it lasts now.
@@ -180,7 +191,7 @@ class Worker:
     def _declare(self, request: dict[str, Any]) -> None:
         """Repeat a declaration until it is answered: a repeated one is accepted once."""
         self._retried(lambda: self._request(request))
-        self._over.set()
+        self._end()
 
     @staticmethod
     def _retried(request: Callable[[], object]) -> None:
@@ -194,13 +205,26 @@ class Worker:
             else:
                 return
 
+    def _end(self) -> None:
+        self._over.set()
+        self._alive.set()
+
+    def _is_due(self) -> bool:
+        """Wait until a beat is due; return whether one is."""
+        if self._beats == "events":
+            self._alive.wait()
+            self._alive.clear()
+        return not self._over.is_set()
+
     def _beat(self) -> None:
         wait = 0.0
         delay, longest = RETRY
-        while not self._over.wait(wait):
+        often = 2 if self._beats == "events" else 1
+        while not self._over.wait(wait) and self._is_due():
             try:
-                wait = min(self._interval, self.heartbeat() / 3)
+                wait = min(self._interval, self.heartbeat() / 3) / often
                 delay = RETRY[0]
+                continue
             except Unreachable:
                 wait = delay
                 delay = min(longest, delay * 2, max(0.05, self._interval))
@@ -208,13 +232,13 @@ class Worker:
                 _print(error)
                 wait = delay
             except Refused as refusal:
-                if refusal.error == names.INVALID:  # the report is wrong, not the claim
-                    _print(refusal)
-                    wait = delay
-                    continue
-                if not self._over.is_set():
-                    self._on_refused(refusal)
-                return
+                if refusal.error != names.INVALID:  # then the claim is wrong, not the report
+                    if not self._over.is_set():
+                        self._on_refused(refusal)
+                    return
+                _print(refusal)
+                wait = delay
+            self._alive.set()
 
 
 def _exit(refusal: Refused) -> NoReturn:

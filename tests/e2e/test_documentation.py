@@ -141,10 +141,16 @@ NOT_TYPED: Mapping[str, str] = {
 }
 
 #: Pages whose reader has a daemon that runs.
-WITH_DAEMON = frozenset({"operations.md", "cookbook.md"})
+WITH_DAEMON = frozenset({"operations.md", "cookbook.md", "agents.md"})
 
 #: The steps of the reader before a block, by its first line.
 DONE_BEFORE: Mapping[str, str] = {
+    "$ dispatcher submit --name fix --liveness worker --lease-ttl 15m --run-timeout 4h -- "
+    'python -m worker_stub agent --kind claude --verify "make test" -- claude -p '
+    '--output-format stream-json --verbose "fix the tests"': (
+        f"printf '#!/bin/sh\ncat {ROOT}/tests/streams/claude/healthy.jsonl\n' > claude; "
+        "chmod +x claude; export PATH=$PWD:$PATH; printf 'test:\n\t@echo green\n' > Makefile"
+    ),
     "$ dispatcher check-config": "echo hello > big.log",
     "$ dispatcher submit -q builds --max-attempts 1 --run-timeout 30m "
     '--key "$(git rev-parse HEAD)" --wait -- make test': (

@@ -1,0 +1,1 @@
+"""An agent's command line as a worker: its events beat, and its last one declares."""
