@@ -1,10 +1,11 @@
 """How far a store on a server carries: rows, claims, beats, bytes, connections, daemons.
 
     python bench/scale.py --url postgresql://… [--rows 1000 1000000] [--claims 200]
-        [--hold 60] [--daemons 8]
+        [--hold 60] [--daemons 8] [--blocked]
 
 The URL's role is a superuser of a server on this host, and the schemas `bench_*` are made and
-removed there. Claims in stores of so many ready tasks take turns, also after a snapshot was held
+removed there. With `--blocked` the ready tasks require a label that no node has, and 1,000 others
+can be claimed. Claims in stores of so many ready tasks take turns, also after a snapshot was held
 for so many seconds in which tasks were submitted, claimed and settled one by one; then bytes of the
 write-ahead log are counted for each kind of transaction; then so many daemons share no-op tasks.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import psutil
 import psycopg
+from msgspec.structs import replace
 from snapshot import TASK, settled
 
 from dispatcher.execution import Claim, StartedRun
@@ -31,9 +33,9 @@ from dispatcher.words import Beat
 
 COPIES = """
 INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts,
-    created_at, run_at, labels, env, command)
+    created_at, run_at, labels, env, command, requires, lane, rank)
 SELECT state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts, created_at, run_at,
-    labels, env, command
+    labels, env, command, requires, lane, rank
 FROM tasks, generate_series(2, %s) WHERE id = 1
 """
 
@@ -52,13 +54,17 @@ def opened(url: str, schema: str) -> Iterator[Store]:
             other.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
-def fill(url: str, schema: str, store: Store, rows: int) -> str:
+def fill(url: str, schema: str, store: Store, rows: int, *, blocked: bool) -> str:
     """Let a store have so many ready tasks; return their sizes."""
+    first = replace(TASK, priority=9, requires={"zone": "elsewhere"}) if blocked else TASK
     with store.transaction() as now:
-        store.submit([TASK], now=now)
+        store.submit([first], now=now)
     with psycopg.connect(url, autocommit=True) as other:
         other.execute(f"SET search_path = {schema}")
         other.execute(COPIES, [rows])
+        if blocked:
+            with store.transaction() as now:
+                store.submit([TASK] * 1000, now=now)
         other.execute("VACUUM (ANALYZE) tasks")
         row = other.execute(
             "SELECT pg_relation_size('tasks') / %s, pg_indexes_size('tasks') / %s", [rows, rows]
@@ -117,14 +123,14 @@ def hold(url: str, stores: dict[int, Store], many: int, seconds: float) -> None:
     in_turns(stores, many, "snapshot gone")
 
 
-def claims(url: str, sizes: list[int], many: int, held: float) -> None:
+def claims(url: str, sizes: list[int], many: int, held: float, *, blocked: bool) -> None:
     """Measure claims in stores of different sizes, in turns."""
     with ExitStack() as stack:
         stores = {}
         for rows in sizes:
             schema = f"bench_{rows}"
             stores[rows] = stack.enter_context(opened(url, schema))
-            print(f"{rows:>12} ready: {fill(url, schema, stores[rows], rows)}")
+            print(f"{rows:>12} ready: {fill(url, schema, stores[rows], rows, blocked=blocked)}")
         in_turns(stores, many, "fresh")
         if held:
             hold(url, stores, many, held)
@@ -257,9 +263,10 @@ def main() -> None:
     parser.add_argument("--hold", type=float, default=60.0)
     parser.add_argument("--daemons", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--tasks", type=int, default=4000)
+    parser.add_argument("--blocked", action="store_true")
     args = parser.parse_args()
     if args.rows:
-        claims(args.url, args.rows, args.claims, args.hold)
+        claims(args.url, args.rows, args.claims, args.hold, blocked=args.blocked)
     log_of(args.url)
     for many in args.daemons:
         daemons(args.url, many, args.tasks)
