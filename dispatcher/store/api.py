@@ -719,11 +719,14 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         They are locked with their tasks; those that others have locked are left out.
         """
 
-    def passed_over(self, node: str, *, now: StoreTime) -> set[RunUid]:
-        """Return the runs that `abandoned` and `stranded` find, also those that others have locked.
+    def passed_over(self, node: str, runs: Collection[RunUid], *, now: StoreTime) -> set[RunUid]:
+        """Return which of these runs `abandoned` and `stranded` find, locked by others or not.
 
-        Nothing on an embedded store, where nobody else writes meanwhile.
+        None on an embedded store, where nobody else writes meanwhile; so with `passes_over`.
         """
+
+    def passes_over(self, node: str, *, but: Collection[RunUid] = (), now: StoreTime) -> bool:
+        """Return whether they find others, `but` these, also those that others have locked."""
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         """Return the next `takeover_at` of claims of other nodes."""

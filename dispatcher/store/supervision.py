@@ -203,11 +203,21 @@ class SqlSupervisor(SqlReader, SqlWorker):
         again = self._open_runs(sql.STRANDED_AMONG, values) if known else []
         return again + self._open_runs(sql.STRANDED, {**values, "limit": limit})
 
-    def passed_over(self, node: str, *, now: StoreTime) -> set[RunUid]:
-        if not self.engine.dialect.shared:
+    def passed_over(self, node: str, runs: Collection[RunUid], *, now: StoreTime) -> set[RunUid]:
+        if not runs or not self.engine.dialect.shared:
             return set()
-        values = {"node": node, "alone": False, "now": now}
-        return {RunUid(uid) for (uid,) in self.engine.rows(sql.TAKEABLE, values)}
+        rows = self.engine.rows(sql.TAKEABLE_AMONG, self._takeable(node, runs, now))
+        return {RunUid(uid) for (uid,) in rows}
+
+    def passes_over(self, node: str, *, but: Collection[RunUid] = (), now: StoreTime) -> bool:
+        if not self.engine.dialect.shared:
+            return False
+        ((found,),) = self.engine.rows(sql.ARE_TAKEABLE, self._takeable(node, but, now))
+        return bool(found)
+
+    def _takeable(self, node: str, runs: Collection[RunUid], now: StoreTime) -> Values:
+        given = rows_of({"uid": uid} for uid in runs)
+        return {"given": given, "node": node, "alone": False, "now": now}
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         return self._first_time(sql.NEXT_TAKEOVER, {"node": node, "now": now})

@@ -117,7 +117,7 @@ class Absence:
         turn.again |= more
         scan_at = turn.at if more else turn.at + settings.reap_interval
         known = self._memory.stranded.keys()
-        if not more and self._store.passed_over(settings.node_id, now=turn.now) - known:
+        if not more and self._store.passes_over(settings.node_id, but=known, now=turn.now):
             scan_at = min(scan_at, turn.at + PASSED_OVER)
         takeover_at = self._store.next_takeover(settings.node_id, now=turn.now)
         scan_at = min(scan_at, turn.instant_of(takeover_at))

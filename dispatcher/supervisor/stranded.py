@@ -52,7 +52,7 @@ class StrandedRuns:
         runs = {run.run_uid: run for run in found}
         more = len(runs.keys() - known) == SETTLE_BATCH
         unfound = self._memory.stranded.keys() - runs.keys()
-        locked = self._store.passed_over(node_id, now=turn.now) if unfound else set()
+        locked = self._store.passed_over(node_id, unfound, now=turn.now)
         ours = {uid for uid in unfound if self._memory.stranded[uid].is_ours}
         if ours:
             runs |= self._store.take_runs(ours)

@@ -108,6 +108,16 @@ PLANS = [
         {"node": "n", "alone": False, "now": 1},
         ["runs_takeover", "runs_"],
     ),
+    (
+        supervisor.TAKEABLE_AMONG,
+        {"node": "n", "alone": False, "now": 1, "given": ONE},
+        ["(uid=?)"],
+    ),
+    (
+        supervisor.ARE_TAKEABLE,
+        {"node": "n", "alone": False, "now": 1, "given": ONE},
+        ["runs_takeover", "runs_"],
+    ),
     (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["runs_takeover"]),
     (
         work.NEXT_WORK,

@@ -22,7 +22,7 @@ from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import operators, submitters, supervisor
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import WallTime, instant
-from dispatcher.wire import Exit
+from dispatcher.wire import Exit, RunUid
 from dispatcher.words import Beat, Declaration, Refused
 from tests.contract.helpers import (
     NODE,
@@ -105,11 +105,20 @@ def test_a_takeover_leaves_out_what_its_node_is_confirming(
         one.lock_rows(NO_ROWS, Rows(node=NODE))
         assert {silent.run_uid} == one.confirm(NODE, later(2 * TTL))
         assert [] == alone(other, lambda store: store.stranded(OTHER, now=later(TTL)))
-        passed_over = alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
-        assert {silent.run_uid} == passed_over
+        assert ({silent.run_uid}, True, False) == passed_over(other, silent.run_uid)
 
     assert [] == alone(other, lambda store: store.stranded(OTHER, now=later(TTL)))
-    assert set() == alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
+    assert (set(), False, False) == passed_over(other, silent.run_uid)
+
+
+def passed_over(store: SqlStore, uid: RunUid) -> tuple[set[RunUid], bool, bool]:
+    """Return whether this run is passed over; whether any is; and whether another one is."""
+    with store.transaction():
+        return (
+            store.passed_over(OTHER, [uid, RunUid("nobody")], now=later(TTL)),
+            store.passes_over(OTHER, now=later(TTL)),
+            store.passes_over(OTHER, but=[uid], now=later(TTL)),
+        )
 
 
 def test_a_confirmation_that_comes_second_finds_the_claim_gone(
@@ -136,8 +145,8 @@ def test_a_local_claim_that_others_have_locked_is_passed_over(
     with one.transaction():
         (run,) = one.abandoned(limit=9, now=later(TTL))
         assert [] == alone(other, lambda store: store.abandoned(limit=9, now=later(TTL)))
-        passed_over = alone(other, lambda store: store.passed_over(OTHER, now=later(TTL)))
-        assert {claim.run_uid} == {run.run_uid} == passed_over
+        assert run.run_uid == claim.run_uid
+        assert ({claim.run_uid}, True, False) == passed_over(other, claim.run_uid)
 
 
 @pytest.mark.parametrize("begun", [False, True])

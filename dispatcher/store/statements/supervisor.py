@@ -185,6 +185,20 @@ SELECT uid FROM runs WHERE outcome IS NULL AND {_IS_ABANDONED}
 UNION ALL SELECT uid FROM runs WHERE outcome IS NULL AND {_IS_STRANDED}
 """
 
+_GIVEN_RUNS: Final = f"(SELECT given.uid FROM {given('uid')})"
+
+TAKEABLE_AMONG = f"""
+SELECT uid FROM runs WHERE {NAMED_IS_OPEN} AND uid IN {_GIVEN_RUNS}
+    AND (({_IS_ABANDONED}) OR ({_IS_STRANDED}))
+"""
+
+ARE_TAKEABLE = f"""
+SELECT EXISTS (SELECT 1 FROM runs
+        WHERE outcome IS NULL AND {_IS_ABANDONED} AND uid NOT IN {_GIVEN_RUNS})
+    OR EXISTS (SELECT 1 FROM runs
+        WHERE outcome IS NULL AND {_IS_STRANDED} AND uid NOT IN {_GIVEN_RUNS})
+"""
+
 NEXT_TAKEOVER = """
 SELECT min(takeover_at) FROM runs
 WHERE outcome IS NULL AND takeover_at > :now AND node <> :node
