@@ -68,6 +68,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         **{name: dict(getattr(task, name)) for name in ("labels", "requires")},
         "limits": dict(task.takes),
         **{name: getattr(task, name) for name in ("blockers", "on_parent_failure", "origin")},
+        "ageing_ms": task.ageing_ms,
     }
 
 

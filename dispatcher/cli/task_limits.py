@@ -1,4 +1,4 @@
-"""What bounds a task: its time-outs, how its runs are ended, and its retry policy, as text."""
+"""A task's order and bounds as text: its priority, time-outs, how its runs end, and its retries."""
 
 from signal import SIGTERM
 
@@ -7,6 +7,12 @@ from dispatcher.model import Task
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.wire import KillMode
+
+
+def order_text(task: Task) -> str:
+    """Return a task's queue and priority, and the waiting that is worth a point of that."""
+    ageing = "" if task.ageing_ms is None else f", {Milliseconds(task.ageing_ms)} a point"
+    return f"{task.queue}, priority {task.priority}{ageing}"
 
 
 def timeouts_text(task: Task) -> str:

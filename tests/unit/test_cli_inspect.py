@@ -25,6 +25,16 @@ RUN_KEYS = (
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
+def test_show_names_the_waiting_that_is_worth_a_point_of_priority(command: Command) -> None:
+    command.configure('[queues.builds]\nageing = "10m"')
+    command("submit", "--queue", "builds", "--priority", 2, "--", "true")
+    command("submit", "--", "true")
+
+    assert "builds, priority 2, 10m a point" in command("show", 1).stdout
+    assert 600_000 == command("show", 1, "--json").json["ageing_ms"]
+    assert " a point" not in command("show", 2).stdout
+
+
 def test_show_as_json_has_every_key_of_the_contract(command: Command) -> None:
     command("submit", "--env", "TOKEN=hunter2", "--", "sh", "-c", "exit 3")
     lock, file = command.run_once(output=b"hello\n", tail="hello\n")

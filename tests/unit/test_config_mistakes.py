@@ -104,6 +104,9 @@ MISTAKES = [
         "[output]\nfree_floor = '5%'",
         "output.free_floor: '5%' is not a size; write a number",
     ),
+    ("[queues.a]\nageing = '999ms'", ":2: queues.a.ageing: 999ms is less than 1s; raise it"),
+    ("[queues.a]\nageing = '9999d'", ":2: queues.a.ageing: 9999d is longer than 3650d; lower it"),
+    ("[queues.a]\nweight = 0", "queues.a.weight: "),
     ("[daemon]\npoll = '19ms'", "daemon.poll: 19ms is less than 20ms; raise it"),
     (
         "[leases]\nworker_ttl = '1s'\nreap_interval = '600ms'",

@@ -7,9 +7,11 @@ import pytest
 from msgspec.structs import replace
 
 from dispatcher.config.config import Config, load
+from dispatcher.config.environment_file import Variables
+from dispatcher.daemon.settings import settings as supervisor_settings
 from dispatcher.model import Liveness, TaskState
 from dispatcher.submission import new_task
-from tests.simulation import SETTINGS, World
+from tests.simulation import NODE, SETTINGS, World
 
 FILE = """
 [defaults]
@@ -17,6 +19,8 @@ priority = 1
 [queues.builds]
 priority = 5
 max_attempts = 7
+ageing = "10m"
+weight = 3
 lease_ttl = "2m"
 run_timeout = "1h"
 kill_grace = "3s"
@@ -99,12 +103,16 @@ def test_a_limit_holds_after_a_restart() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"queue": "other"}, {"priority": 1, "max_attempts": 3, "lease_ttl_ms": 60_000}),
+        (
+            {"queue": "other"},
+            {"priority": 1, "ageing_ms": None, "max_attempts": 3, "lease_ttl_ms": 60_000},
+        ),
         (
             {"queue": "builds"},
             {
                 "priority": 5,
                 "max_attempts": 7,
+                "ageing_ms": 600_000,
                 "lease_ttl_ms": 120_000,
                 "run_timeout_ms": 3_600_000,
                 "kill_grace_ms": 3_000,
@@ -139,3 +147,9 @@ def test_the_queue_and_then_the_defaults_fill_what_a_submit_leaves_out(
     task = new_task(config, ["true"], options)
 
     assert expected == {name: getattr(task, name) for name in expected}
+
+
+def test_the_daemon_knows_the_weights_of_queues_that_have_another_than_1(config: Config) -> None:
+    found = supervisor_settings(config, NODE, Variables({}, {}, []), until_idle=False)
+
+    assert {"builds": 3} == found.weights

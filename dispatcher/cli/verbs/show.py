@@ -143,7 +143,7 @@ def _print_task(
     facts = {
         "state": f"{task.state}: {task.reason}",
         "command": render.command_text(task.command),
-        "queue": f"{task.queue}, priority {task.priority}",
+        "queue": task_limits.order_text(task),
         "attempts": f"{task.attempts_used} of {task.max_attempts} used",
         "submitted": date(task.created_at),
         "due": date(due),
