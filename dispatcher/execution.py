@@ -186,7 +186,7 @@ class OpenRun(Struct, frozen=True, kw_only=True):
     rules: Mapping[str, str] = field(default_factory=dict)
     """As in `NewTask`."""
     awaited: bool = False
-    """Whether other tasks wait for its task."""
+    """Whether other tasks may wait for its end."""
     intent: Intent | None = None
     intent_reason: str | None = None
     lease_expires_at: StoreTime | None = None
@@ -249,7 +249,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
     by_worker: bool = False
     """Whether its worker declared it, and no operator decided otherwise."""
     awaited: bool = False
-    """Whether other tasks wait for the end of its task."""
+    """Whether other tasks may wait for it: as a parent, or for what it holds."""
     attempts_used: int
     deferrals: int
     orphans: int

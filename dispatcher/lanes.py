@@ -18,6 +18,10 @@ from dispatcher.times import StoreTime
 #: The lane of a task that needs nothing but a slot.
 OPEN: Final = ""
 
+#: The lane of a ready task whose concurrency key another one has: nobody may claim of it. It stays
+#: in this lane, whatever its state, until it gets the key.
+BEHIND: Final = "~"
+
 #: How many seconds of waiting one point of priority is worth in a queue without ageing: 68 years,
 #: so that priority decides alone. The lowest and the highest rank then still fit 64 bits.
 STRICT: Final = 2**31
@@ -72,7 +76,11 @@ def allowed(lanes: Iterable[str], labels: Mapping[str, str], most: int) -> dict[
 
     A damaged lane is anybody's, so that the first who would claim of it holds its tasks.
     """
-    return {one: most for one in lanes if (wanted := needs(one)) is None or wanted.are_met(labels)}
+    return {
+        one: most
+        for one in lanes
+        if one != BEHIND and ((wanted := needs(one)) is None or wanted.are_met(labels))
+    }
 
 
 def takes(lane: str) -> Mapping[str, int]:

@@ -102,8 +102,8 @@ def viewed(
     closings: Iterable[Closing],
     holders: Mapping[int, Mapping[str, int]],
 ) -> dict[str, LimitView]:
-    """Return the limits that are configured, have a row, or are held, by name."""
-    rows = {one.name: one for one in closings}
+    """Return the limits that are configured, closed, or held, by name."""
+    rows = {one.name: one for one in closings if one.name in rules or one.closed_at is not None}
     held: dict[str, dict[int, int]] = {}
     for task_id, takes in holders.items():
         for name, many in takes.items():

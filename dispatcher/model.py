@@ -166,6 +166,10 @@ class Task(Struct, frozen=True, kw_only=True):
     """The waiting that one point of its priority is worth; None: any."""
     takes: Mapping[str, int] = field(default_factory=dict)
     """As in `NewTask`."""
+    concurrency_key: str | None = None
+    """As in `NewTask`."""
+    key_holder: int | None = None
+    """The id of the task that has its concurrency key, while it is ready and waits for that."""
     blockers: int | None = None
     """How many of its parents have not finished; None: it has no parents."""
     on_parent_failure: ParentFailure | None = None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -125,3 +125,13 @@ class Closing(Struct, frozen=True, kw_only=True):
     def is_over(self, now: StoreTime) -> bool:
         """Return whether its time has come to open by itself."""
         return self.closed_at is not None and not self.is_closed(now)
+
+
+class Given(NamedTuple):
+    """How many free concurrency keys one call has given to tasks."""
+
+    many: int
+    more: bool = False
+    """Whether there may be more at once."""
+    busy: bool = False
+    """Whether others hold what is needed: call again after a moment."""

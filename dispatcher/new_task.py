@@ -51,6 +51,8 @@ class NewTask(Struct, frozen=True, kw_only=True):
     """JSON text; the worker's stdin."""
     key: str | None = None
     """Idempotency key, unique per queue while the row exists."""
+    concurrency_key: str | None = None
+    """Of the tasks of a queue with the same one, one at a time is to be claimed or runs."""
     profile: str | None = None
     """The profile it was submitted with."""
     origin: str | None = None

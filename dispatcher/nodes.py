@@ -64,6 +64,8 @@ class Requiring(Struct, frozen=True, kw_only=True):
     """Labels of a node."""
     takes: Mapping[str, int] = {}
     """Named limits."""
+    behind: bool = False
+    """Whether each waits for its concurrency key; then no needs are known."""
     tasks: int
     since: StoreTime
     """Since when the one that waits longest is ready."""

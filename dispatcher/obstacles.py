@@ -40,6 +40,7 @@ class Obstacle(enum.StrEnum):
     NODE_DRAINING = "node_draining"
     LABELS_MISSING = "labels_missing"
     QUEUE_FULL = "queue_full"
+    KEY_TAKEN = "key_taken"
     LIMIT_CLOSED = "limit_closed"
     LIMIT_FULL = "limit_full"
     LIMIT_RATE = "limit_rate"
@@ -70,6 +71,12 @@ class Reason(Struct, frozen=True):
     text: str
     until: StoreTime | None = None
     """When it ends by itself; None: the text names what ends it."""
+
+
+def key_taken(holder: int | None = None) -> Reason:
+    """Return that a task waits for its concurrency key, and for whom."""
+    who = "another task" if holder is None else f"task {holder}"
+    return Reason(Obstacle.KEY_TAKEN, f"its concurrency key is taken by {who}, which is before it")
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -111,6 +118,8 @@ class Standing(Struct, frozen=True, kw_only=True):
             parents = "a task" if task.blockers == 1 else f"{task.blockers} tasks"
             return [Reason(Obstacle.PARENTS, f"it waits for {parents}: dispatcher show {task.id}")]
         if task.state is TaskState.READY:
+            if task.key_holder is not None:
+                return [key_taken(task.key_holder)]
             return self.queue_obstacles(task.queue, task.requires, task.takes)
         held = Reason(Obstacle.HELD, "it waits for an operator")
         return [held] * (task.state is TaskState.HELD)

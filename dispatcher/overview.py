@@ -12,10 +12,18 @@ from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
 from dispatcher.limit_views import LimitView
-from dispatcher.model import NO_LABELS, Leases, Run, Task, TaskState
-from dispatcher.named_limits import NO_LIMITS, Rule, of_queue
+from dispatcher.model import Leases, Run, Task, TaskState
+from dispatcher.named_limits import Rule, of_queue
 from dispatcher.nodes import Requiring, viewed
-from dispatcher.obstacles import BY_STATE, FAULTS, DaemonState, Obstacle, Reason, Standing
+from dispatcher.obstacles import (
+    BY_STATE,
+    FAULTS,
+    DaemonState,
+    Obstacle,
+    Reason,
+    Standing,
+    key_taken,
+)
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import ReaderStore
 from dispatcher.store.schema import is_shared
@@ -71,10 +79,10 @@ class Status(Struct, frozen=True, kw_only=True):
                 found[obstacle] += counts.get(state, 0)
             requiring = [one for one in self.requiring if one.queue == queue]
             for one in requiring:
-                found[self._nearest(queue, one.requires, one.takes).obstacle] += one.tasks
+                found[self._nearest(one).obstacle] += one.tasks
             ready = counts.get(TaskState.READY, 0) - sum(one.tasks for one in requiring)
             if ready > 0:
-                found[self._nearest(queue).obstacle] += ready
+                found[self.standing.queue_obstacles(queue)[0].obstacle] += ready
         return {obstacle: found[obstacle] for obstacle in Obstacle if found[obstacle]}
 
     def oldest_ready(self) -> Mapping[str, StoreTime]:
@@ -98,7 +106,7 @@ class Status(Struct, frozen=True, kw_only=True):
         tasks, longest, because = 0, 0.0, None
         for group in self._ready():
             waited = (standing.now - group.since) / 1000
-            reason = self._nearest(group.queue, group.requires, group.takes)
+            reason = self._nearest(group)
             if waited < STUCK_AFTER or reason.obstacle not in FAULTS | {Obstacle.TURN_COMES}:
                 continue
             tasks += group.tasks
@@ -106,13 +114,10 @@ class Status(Struct, frozen=True, kw_only=True):
                 longest, because = waited, reason
         return None if because is None else Stuck(tasks, round(longest, 1), because)
 
-    def _nearest(
-        self,
-        queue: str,
-        requires: Mapping[str, str] = NO_LABELS,
-        takes: Mapping[str, int] = NO_LIMITS,
-    ) -> Reason:
-        return self.standing.queue_obstacles(queue, requires, takes)[0]
+    def _nearest(self, group: Requiring) -> Reason:
+        if group.behind:
+            return key_taken()
+        return self.standing.queue_obstacles(group.queue, group.requires, group.takes)[0]
 
     def _ready(self) -> Iterator[Requiring]:
         """Yield the ready tasks by queue and needs."""

@@ -48,6 +48,8 @@ class TaskOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     payload: str | None
     key: str | None
+    concurrency_key: str | None
+    """At most one of the tasks of a queue with the same one runs at a time."""
     labels: Mapping[str, str] | None
     requires: Mapping[str, str] | None
     """Labels that a node must have to run it."""

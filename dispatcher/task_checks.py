@@ -102,6 +102,9 @@ def _check(task: NewTask) -> None:
     check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):
         raise InvalidTask("key: is empty; leave it out, or name what must happen only once")
+    one_of = task.concurrency_key
+    if one_of is not None and not _text("concurrency_key", one_of, 255):
+        raise InvalidTask("concurrency_key: is empty; leave it out, or name what they share")
     if task.profile is not None:
         _text("profile", task.profile, 255)
     if task.cwd is not None:

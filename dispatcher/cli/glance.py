@@ -79,6 +79,8 @@ def obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
     def obstacle(task: Task) -> Obstacle | None:
         if task.state is not TaskState.READY:
             return BY_STATE.get(task.state)
+        if task.key_holder is not None:
+            return Obstacle.KEY_TAKEN
         return nearest(task.queue, (*task.requires.items(),), (*task.takes.items(),))
 
     return obstacle

@@ -37,6 +37,7 @@ _KINDS: Mapping[str, Any] = {
     "env": dict[str, str] | list[str],
     "clean_env": bool,
     "key": str,
+    "concurrency_key": str,
     "after": int | str | list[int | str],
     "after_any": int | str | list[int | str],
     "on_parent_failure": ParentFailure,

@@ -64,7 +64,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "clean_env": task.environment_id is None,
         "umask": None if task.umask is None else f"{task.umask:04o}",
         "env": sorted(task.env),
-        "key": task.key,
+        **{name: getattr(task, name) for name in ("key", "concurrency_key")},
         **{name: dict(getattr(task, name)) for name in ("labels", "requires")},
         "limits": dict(task.takes),
         **{name: getattr(task, name) for name in ("blockers", "on_parent_failure", "origin")},

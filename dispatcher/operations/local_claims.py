@@ -109,6 +109,8 @@ class LocalClaims:
         self._store.move_due(limit=DUE_BATCH, now=now)
         self._store.give_up(limit=DUE_BATCH, now=now)
         self._store.resolve(limit=DUE_BATCH, now=now)
+        if self._store.next_due_or_keys()[1]:
+            self._store.give_keys(limit=DUE_BATCH)
         return self._store.claim_local(
             queue,
             owner=f"{LOCAL}{uuid4()}",

@@ -42,7 +42,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.named_limits import NO_RULES, Closing, Rule
+from dispatcher.named_limits import NO_RULES, Closing, Given, Rule
 from dispatcher.new_task import NewTask
 from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
@@ -555,6 +555,17 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
     def next_due(self) -> StoreTime | None:
         """Return the earliest `run_at` of a scheduled task."""
+
+    def next_due_or_keys(self) -> tuple[StoreTime | None, bool]:
+        """Return what `next_due` does, and whether `give_keys` has something to do."""
+
+    def give_keys(self, *, limit: int) -> Given:
+        """Give concurrency keys that nobody has to the first ready tasks that wait for them.
+
+        Of the tasks of a queue with the same key one has it, from when it may be claimed until it
+        neither is ready nor runs; all others are ready, but in no claim's reach. Looks at the keys
+        of at most `limit` tasks that were moved. Those that others have locked are left for later.
+        """
 
     def resolve(self, *, limit: int, now: StoreTime) -> bool:
         """Pass the end of tasks on to those that wait for them; return whether to do so again.

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from dispatcher import lanes
-from dispatcher.lanes import NOTHING, OPEN
+from dispatcher.lanes import BEHIND, NOTHING, OPEN
 from dispatcher.limit_room import Room
 from dispatcher.named_limits import NO_LIMITS
 from dispatcher.nodes import Requiring
@@ -105,11 +105,17 @@ def requiring(engine: Engine, limit: int) -> list[Requiring]:
     found: dict[tuple[object, ...], Requiring] = {}
     for queue, lane, many, since in engine.rows(sql.SINCE, {"limit": limit}):
         needs = lanes.needs(lane) or NOTHING
-        group = (queue, *sorted(needs.requires.items()), *sorted(needs.takes.items()))
+        group = (
+            queue,
+            lane == BEHIND,
+            *sorted(needs.requires.items()),
+            *sorted(needs.takes.items()),
+        )
         one = Requiring(
             queue=queue,
             requires=needs.requires,
             takes=needs.takes,
+            behind=lane == BEHIND,
             tasks=many,
             since=time_from(since) or StoreTime(0),
         )

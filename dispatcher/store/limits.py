@@ -40,6 +40,15 @@ def add(engine: Engine, names: Iterable[str]) -> None:
     engine.change(sql.ADD, _named(names))
 
 
+def lock(engine: Engine, name: str) -> bool:
+    """Lock a row for what one at a time may do; False: another transaction has it."""
+    given = _named([name])
+    if engine.rows(sql.LOCK, given):
+        return True
+    engine.change(sql.ADD, given)
+    return bool(engine.rows(sql.LOCK, given))
+
+
 def lock_room(
     engine: Engine,
     names: Collection[str],
@@ -74,7 +83,8 @@ def _used(
     own = {name: rules[name] for name in found if name in rules}
     counts = any(one.concurrency is not None for one in own.values())
     known = viewed(own, found.values(), holders(engine) if counts else {})
-    for name, view in with_starts(engine, {name: known[name] for name in found}, now).items():
+    known = {name: known[name] for name in found if name in known}
+    for name, view in with_starts(engine, known, now).items():
         queue = queue_of(name)
         yield view if queue is None else replace(view, running=running_in(engine, queue))
 

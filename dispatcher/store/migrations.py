@@ -685,6 +685,17 @@ CREATE TABLE limit_starts (
 CREATE INDEX limit_starts_name ON limit_starts (name, started_at, many);
 """
 
+# Concurrency keys. `key_due`: whether it is to be found out who gets the task's key.
+_CONCURRENCY_KEYS = """
+ALTER TABLE tasks ADD COLUMN concurrency_key TEXT;
+ALTER TABLE tasks ADD COLUMN key_due BOOLEAN NOT NULL DEFAULT FALSE;
+CREATE UNIQUE INDEX tasks_key_holders ON tasks (queue, concurrency_key)
+    WHERE concurrency_key IS NOT NULL AND lane <> '~';
+CREATE INDEX tasks_behind ON tasks (queue, concurrency_key, rank, id)
+    WHERE concurrency_key IS NOT NULL AND state = 'ready' AND lane = '~';
+CREATE INDEX tasks_key_due ON tasks (id) WHERE key_due;
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -711,6 +722,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _ASKING,
     _LANES,
     _LIMITS,
+    _CONCURRENCY_KEYS,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

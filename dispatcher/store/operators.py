@@ -146,6 +146,10 @@ class SqlOperator(SqlLocalClaims):
         values = {**edit_parameters(before, after, now), **changed}
         done = self._announce(self.engine.change(sql.edit(tuple(changed)), values) > 0)
         if done:
+            if after.queue != before.queue and before.concurrency_key:
+                from dispatcher.store import keys  # noqa: PLC0415 - few tasks have keys
+
+                keys.leave(self.engine, before.queue, before.concurrency_key)
             self._record(
                 EventKind.EDIT,
                 now=now,

@@ -72,7 +72,8 @@ def new_task_parameters(
         "rules": _json(task.rules) if task.profile is not None and task.rules else None,
         "state": state.value,
         "reason": reason,
-        "lane": lanes.lane(task.requires, task.takes) or None,
+        "lane": _lane(task) or None,
+        "key_due": True if task.concurrency_key and state is TaskState.READY else None,
         "rank": _rank(task, now),
         "blockers": wait.blockers,
         "hold_kind": OF_PARENT if state is TaskState.HELD else None,
@@ -94,6 +95,11 @@ def _rank(task: NewTask, now: StoreTime) -> int:
         raise StoreRefused(f"no row can hold it: priority: {error}") from error
 
 
+def _lane(task: NewTask | Task) -> str:
+    """Return the lane of a task that does not run, until it gets its concurrency key, if any."""
+    return lanes.BEHIND if task.concurrency_key else lanes.lane(task.requires, task.takes)
+
+
 def edited_columns(before: Task, after: Task) -> Values:
     """Return the columns to change. Raises `StoreRefused` on broken Unicode."""
     changed = {
@@ -104,7 +110,9 @@ def edited_columns(before: Task, after: Task) -> Values:
     if changed.get("requires") == {}:
         texts["requires"] = None
     if "requires" in changed:
-        texts["lane"] = lanes.lane(after.requires, after.takes)
+        texts["lane"] = _lane(after)
+    if after.concurrency_key and changed.keys() & {"requires", "queue"}:
+        texts |= {"lane": lanes.BEHIND, "key_due": after.state is TaskState.READY}
     if "priority" in changed:
         texts["rank"] = lanes.rank(after.created_at, after.priority, after.ageing_ms)
     return {**changed, **texts}

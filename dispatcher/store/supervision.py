@@ -15,8 +15,8 @@ from dispatcher.execution import (
     StartedRun,
 )
 from dispatcher.history import Postponed
-from dispatcher.model import FINISHED, NO_LABELS, Node, Outcome
-from dispatcher.named_limits import NO_RULES, Rule, of_queue
+from dispatcher.model import NO_LABELS, Node, Outcome
+from dispatcher.named_limits import NO_RULES, Given, Rule, of_queue
 from dispatcher.store import bulk_parts, claims, moves
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import closing, moving_on, node_parameters
@@ -45,6 +45,17 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def next_due(self) -> StoreTime | None:
         return self._first_time(sql.NEXT_DUE)
+
+    def next_due_or_keys(self) -> tuple[StoreTime | None, bool]:
+        ((due, keys),) = self.engine.rows(sql.NEXT_DUE_OR_KEYS)
+        return time_from(due), bool(keys)
+
+    def give_keys(self, *, limit: int) -> Given:
+        from dispatcher.store import keys  # noqa: PLC0415 - few tasks have keys
+
+        given = keys.give_free(self.engine, limit=limit)
+        self._announce(given.many > 0)
+        return given
 
     def resolve(self, *, limit: int, now: StoreTime) -> bool:
         from dispatcher.store import dependencies  # noqa: PLC0415 - for daemons alone
@@ -181,7 +192,7 @@ class SqlSupervisor(SqlReader, SqlWorker):
         if closed:
             for one in settlements:
                 self._announce_task(one.state, one.run_at)
-                self._announce(one.awaited and one.state in FINISHED)
+                self._announce(one.awaited)
         return closed
 
     def confirm(

@@ -57,6 +57,8 @@ CREATE TABLE tasks (
     queue TEXT NOT NULL,
     priority BIGINT NOT NULL,
     key TEXT,
+    concurrency_key TEXT,
+    key_due BOOLEAN NOT NULL DEFAULT FALSE,
     run_uid TEXT,
     liveness TEXT NOT NULL,
     lease_ttl_ms BIGINT NOT NULL,
@@ -153,6 +155,11 @@ CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS
 CREATE INDEX tasks_awaited ON tasks (id) WHERE awaited AND finished_at IS NOT NULL;
 CREATE INDEX tasks_taking ON tasks (state, takes) WHERE takes IS NOT NULL
     AND state <> 'succeeded' AND state <> 'failed' AND state <> 'cancelled';
+CREATE UNIQUE INDEX tasks_key_holders ON tasks (queue, concurrency_key)
+    WHERE concurrency_key IS NOT NULL AND lane <> '~';
+CREATE INDEX tasks_behind ON tasks (queue, concurrency_key, rank, id)
+    WHERE concurrency_key IS NOT NULL AND state = 'ready' AND lane = '~';
+CREATE INDEX tasks_key_due ON tasks (id) WHERE key_due;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
 -- Apart, because a task's row is rewritten whole at each move.

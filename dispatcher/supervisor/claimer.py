@@ -27,6 +27,9 @@ DUE_BATCH = 500
 #: Ended dependencies in one transaction, likewise.
 RESOLVE_BATCH = 500
 
+#: Tasks whose concurrency keys are given to the next ones in one transaction, likewise.
+KEYS_BATCH = 200
+
 #: Seconds until tasks are claimed again from a queue with whose limit another node was claiming: at
 #: most, of which the upper half is drawn by lot.
 LIMIT_RETRY = 0.05
@@ -56,7 +59,14 @@ class Claimer:
         turn.again |= self._store.resolve(limit=RESOLVE_BATCH, now=turn.now)
         moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
         turn.again |= moved == DUE_BATCH
-        turn.after(partial(self.scheduled.set, turn.instant_of(self._store.next_due())))
+        due, keys = self._store.next_due_or_keys()
+        next_at = turn.instant_of(due)
+        if keys:
+            given = self._store.give_keys(limit=KEYS_BATCH)
+            turn.again |= given.more
+            if given.busy:
+                next_at = min(next_at, Instant(turn.at + LIMIT_RETRY))
+        turn.after(partial(self.scheduled.set, next_at))
 
     def fill_slots(self, turn: Turn) -> None:
         """Claim for every free slot, as far as the host can bear it."""

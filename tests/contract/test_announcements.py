@@ -76,6 +76,7 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "locks_of": (([RunUid("u")],), {}),
     "declared": ((NODE,), {}),
     "next_due": ((), {}),
+    "next_due_or_keys": ((), {}),
     "next_failure": ((), {}),
     "ready_queues": ((), {"after": "", "limit": 1}),
     "expired": ((NODE,), {"limit": 1, "now": NOW}),
@@ -122,6 +123,10 @@ def running(store: OneByOne) -> Claim:
     return store.claimed()
 
 
+def limited(store: OneByOne) -> Claim:
+    return store.claimed(takes={"provider": 1})
+
+
 def ending(store: OneByOne) -> Claim:
     claim = running(store)
     store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=NOW)
@@ -136,6 +141,10 @@ def ended_parent(store: OneByOne) -> None:
     task_id = ready(store)
     store.new(after=(task_id,))
     store.cancel(task_id, "why", now=NOW)
+
+
+def keyed(store: OneByOne) -> int:
+    return store.new(concurrency_key="k")
 
 
 def held(store: OneByOne) -> int:
@@ -204,6 +213,13 @@ def edit(**changes: Any) -> Callable[[Store, Any], object]:
 
 def settle(**facts: Any) -> Callable[[Store, Any], object]:
     return lambda store, claim: store.settle([settlement(claim, **facts)], now=NOW)
+
+
+def settle_open(store: Store, claim: Any) -> object:
+    """Settle with what the store says of the run, as a daemon does."""
+    run = store.open_run(claim.run_uid)
+    assert run is not None
+    return store.settle([settlement(claim, awaited=run.awaited)], now=NOW)
 
 
 def settle_beside(milliseconds: int) -> Callable[[OneByOne], Claim]:
@@ -384,6 +400,8 @@ CASES = [
     Case("lock_for_retry", "a task", False, failed, lambda s, t: s.lock_for_retry([t])),
     Case("resolve", "nothing", False, running, lambda s, _: s.resolve(limit=1, now=NOW)),
     Case("resolve", "an end", True, ended_parent, lambda s, _: s.resolve(limit=1, now=NOW)),
+    Case("give_keys", "a key", True, keyed, lambda s, _: s.give_keys(limit=1)),
+    Case("give_keys", "nothing", False, nothing, lambda s, _: s.give_keys(limit=1)),
     Case("take_runs", "a run", False, running, lambda s, c: s.take_runs([c.run_uid])),
     Case("confirm", "a claim", False, running, lambda s, _: s.confirm(NODE, later(9))),
     Case(
@@ -417,6 +435,7 @@ CASES = [
     Case("settle", "due before another", True, settle_beside(2_000), AGAIN),
     Case("settle", "due after another", False, settle_beside(500), AGAIN),
     Case("settle", "succeeded", False, running, settle()),
+    Case("settle", "of a limit", True, limited, settle_open),
     Case("settle", "awaited", True, running, settle(awaited=True)),
     Case(
         *("settle", "closed before", False, settled),

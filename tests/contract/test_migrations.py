@@ -401,7 +401,7 @@ def test_ready_tasks_of_schema_19_keep_their_order_and_the_labels_that_they_requ
     step = migrations.MIGRATIONS[19]
     assert isinstance(step, str)
     with raw.transaction():
-        for index in ("tasks_ready", "tasks_requiring"):
+        for index in ("tasks_ready", "tasks_requiring", "tasks_key_holders", "tasks_behind"):
             engine.change(f"DROP INDEX IF EXISTS {index}")
         for column in ("lane", "rank", "ageing_ms"):
             engine.change(f"ALTER TABLE tasks DROP COLUMN {column}")

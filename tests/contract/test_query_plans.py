@@ -15,6 +15,7 @@ from dispatcher.store.statements import (
     events,
     handovers,
     hooks,
+    keys,
     lanes,
     limits,
     locks,
@@ -35,6 +36,7 @@ pytestmark = EMBEDDED
 
 #: One row for the table `given`, and what all of a worker's messages have.
 ONE = '[{"id": 1, "task_id": 1, "uid": "u"}]'
+KEY = '[{"queue": "q", "concurrency_key": "k"}]'
 GAPS = '[{"low_id": 1, "high_id": 2}]'
 BEAT = {
     **dict.fromkeys(("task_id", "now", "delay_ms", "progress"), 1),
@@ -213,6 +215,12 @@ PLANS = [
     (readers.OUTCOMES, {}, []),
     (limits.HOLDING, {}, ["COVERING INDEX tasks_taking (state=?"]),
     (limits.TAKEN, {"state": "ready"}, ["COVERING INDEX tasks_taking (state=?"]),
+    (keys.DUE, {"limit": 1}, ["tasks_key_due"]),
+    (keys.NEXT, {"given": KEY}, ["tasks_behind (queue=?", "tasks_key_holders (queue=? AND"]),
+    (keys.TAKE, {"given": ONE}, ["PRIMARY KEY"]),
+    (keys.LEAVE, {"queue": "q", "key": "k"}, ["tasks_behind (queue=? AND", "PRIMARY KEY"]),
+    (supervisor.NEXT_DUE_OR_KEYS, {}, ["tasks_due", "tasks_key_due"]),
+    (readers.TASK, {"id": 1}, ["PRIMARY KEY", "tasks_key_holders (queue=? AND"]),
     (limits.TAKEN_BY, {"task_id": 1, "lock": "x"}, ["runs_open", "PRIMARY KEY"]),
     (submitters.COMING, {}, ["bulk_parts_left"]),
     (submitters.NEXT_PART, {"uid": "u", "after": -1}, ["bulk_parts_left (uid=? AND"]),

@@ -120,6 +120,7 @@ RUNS: dict[str, Callable[[OneByOne], Any]] = {
     "locks": lambda store: store.locks_of([RunUid("x")]),
     "confirm": lambda store: store.confirm(NODE, later(10**6)),
     "renew": lambda store: store.renew(NODE, now=NOW),
+    "give_keys": lambda store: store.give_keys(limit=9),
     "move_due": lambda store: store.move_due(limit=10, now=later(10**9)),
     "give_up": lambda store: store.give_up(limit=10, now=later(10**9)),
     "stranded": lambda store: store.stranded("another", now=later(10**9)),

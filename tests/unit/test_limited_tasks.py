@@ -1,5 +1,6 @@
 """Tasks that take named limits, run by a daemon in virtual time."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -168,3 +169,30 @@ def test_a_deferral_that_closes_nothing_is_as_before() -> None:
 
     assert tasks[1:] == running(one, tasks)
     assert Outcome.DEFERRED is one.runs(tasks[0])[0].outcome
+
+
+def test_tasks_of_a_concurrency_key_run_one_after_the_other_without_a_poll() -> None:
+    one = world(poll=50.0, reap_interval=50.0)
+    tasks = [one.submit(concurrency_key="k") for _ in range(3)]
+    free = one.submit(concurrency_key="other")
+    one.settle_down()
+    assert [tasks[0], free] == running(one, [*tasks, free])
+
+    for before, after in pairwise(tasks):
+        one.gone(before)
+        assert [after] == running(one, tasks)
+
+
+def test_a_task_in_its_back_off_does_not_keep_its_key() -> None:
+    one = world(poll=50.0, reap_interval=50.0)
+    tasks = [one.submit(concurrency_key="k") for _ in range(2)]
+    one.settle_down()
+
+    one.gone(tasks[0], 1)
+    assert TaskState.SCHEDULED is one.state(tasks[0])
+    assert tasks[1:] == running(one, tasks)
+    one.run_for(3600)
+    assert tasks[1:] == running(one, tasks), "it is due, and the other one has the key"
+
+    one.gone(tasks[1])
+    assert tasks[:1] == running(one, tasks)

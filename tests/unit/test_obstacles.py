@@ -227,6 +227,14 @@ def queue_full() -> Scene:
     return world, task
 
 
+def key_is_taken() -> Scene:
+    world = begun()
+    world.submit(concurrency_key="k")
+    task = world.submit(concurrency_key="k")
+    world.settle_down()
+    return world, task
+
+
 def limit_closed() -> Scene:
     world = begun()
     with world.store.transaction() as now:
@@ -356,6 +364,10 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
             "its queue default has 1 running here, as many as [queues.default] concurrency allows;"
             " local claims do not count"
         ),
+    ),
+    Obstacle.KEY_TAKEN: (
+        key_is_taken,
+        "its concurrency key is taken by task 1, which is before it",
     ),
     Obstacle.LIMIT_CLOSED: (
         limit_closed,

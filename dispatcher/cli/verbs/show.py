@@ -159,6 +159,7 @@ def _print_task(
         "variables": " ".join(sorted(task.env)),
         "profile": task.profile,
         "key": task.key,
+        "one of": task.concurrency_key,
         "labels": render.pairs_text(task.labels),
         "requires": render.pairs_text(task.requires),
         "limits": render.pairs_text({name: str(many) for name, many in task.takes.items()}),

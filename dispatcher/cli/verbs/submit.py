@@ -88,6 +88,11 @@ _PRINTED = 1_000
     help="Give the command a clean environment and umask, not those of this shell.",
 )
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
+@click.option(
+    "--concurrency-key",
+    metavar="TEXT",
+    help="Run one at a time of the tasks of the queue with this key.",
+)
 @parent_options
 @start_options
 @click.option(

@@ -1,6 +1,7 @@
 """SQL that claims tasks, and takes a claim back. A limit is cast: see `supervisor`."""
 
 from dispatcher.execution import KILL_GRACE_MS
+from dispatcher.lanes import BEHIND
 from dispatcher.store.rows import Ready, columns
 from dispatcher.store.statements.given import given
 from dispatcher.store.statements.nodes import CLAIMS_WORK
@@ -40,7 +41,8 @@ READY_AMONG = f"""
 FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
-READY_TASK = f"""{_READY}AND id = :task_id FOR NO KEY UPDATE OF tasks SKIP LOCKED
+READY_TASK = f"""{_READY}AND id = :task_id AND lane <> '{BEHIND}'
+FOR NO KEY UPDATE OF tasks SKIP LOCKED
 """
 
 # Without runs that had no process, and those whose leftovers may go on.

@@ -21,7 +21,7 @@ _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("max_rss_bytes", "output_truncated", "parent_id", "blockers"), "BIGINT"),
     "many": "BIGINT",
     **dict.fromkeys(("cpu_seconds", "progress"), "DOUBLE PRECISION"),
-    **dict.fromkeys(("notify", "total_anew", "by_worker", "any_outcome"), "BOOLEAN"),
+    **dict.fromkeys(("notify", "key_due", "total_anew", "by_worker", "any_outcome"), "BOOLEAN"),
 }
 
 #: Whether a run that is named by its uid is open. The planner does not take it for the condition of

@@ -8,7 +8,8 @@ from dispatcher.store.statements.given import given
 
 _CLOSINGS: Final = f"SELECT {columns(Closing)} FROM limits"
 
-CLOSINGS: Final = f"{_CLOSINGS} ORDER BY name"
+# Without what is locked for other things: see `keys`.
+CLOSINGS: Final = f"{_CLOSINGS} WHERE substr(name, 1, 1) <> ':' ORDER BY name"
 
 AMONG: Final = f"{_CLOSINGS} WHERE name IN (SELECT given.name FROM {given('name')})"
 

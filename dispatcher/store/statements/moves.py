@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from dispatcher.events import WORKER, EventKind
+from dispatcher.lanes import BEHIND
 from dispatcher.model import FINISHED, TaskState
 from dispatcher.store.statements import events
 from dispatcher.store.statements.given import bounded, given
@@ -27,6 +28,9 @@ def becomes(
     finished = " OR ".join(f"{state} = '{one}'" for one in sorted(FINISHED))
     until = f":now + {bounded(queue_ms)}"
     return f"""state = {state},
+    lane = CASE WHEN tasks.concurrency_key IS NULL OR {state} = 'running' THEN tasks.lane
+        ELSE '{BEHIND}' END,
+    key_due = tasks.concurrency_key IS NOT NULL AND {state} <> 'running',
     finished_at = CASE WHEN {finished} THEN COALESCE(tasks.finished_at, :now) END,
     fails_at = CASE
         WHEN {state} = 'ready' AND ({total_at} IS NULL OR {total_at} > {until})

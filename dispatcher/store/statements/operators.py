@@ -80,7 +80,7 @@ _IS_NEEDED = """(tasks.awaited OR EXISTS (SELECT 1 FROM dependencies JOIN tasks 
 
 OLD = f"""
 SELECT id, {_ROWS} FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
-    AND NOT {_IS_NEEDED}
+    AND NOT {_IS_NEEDED} AND NOT key_due
 ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT) FOR UPDATE SKIP LOCKED
 """
 

@@ -3,6 +3,7 @@
 from functools import cache
 
 from dispatcher.execution import KILL_GRACE_MS, OpenRun
+from dispatcher.lanes import BEHIND
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.given import NAMED_IS_OPEN, given
@@ -11,6 +12,10 @@ from dispatcher.store.statements.given import NAMED_IS_OPEN, given
 _OF_OPEN_RUN = {
     **{name: f"open.{name}" for name in ("ending", "intent", "intent_reason")},
     "reason": "COALESCE(open.ending_reason, tasks.reason)",
+    "key_holder": f"""CASE WHEN tasks.state = 'ready' AND tasks.lane = '{BEHIND}'
+        THEN (SELECT holders.id FROM tasks AS holders WHERE holders.queue = tasks.queue
+            AND holders.concurrency_key = tasks.concurrency_key
+            AND holders.concurrency_key IS NOT NULL AND holders.lane <> '{BEHIND}') END""",
 }
 _OF_THE_TASK = {name: f"tasks.{name}" for name in names(Task)} | _OF_OPEN_RUN
 _TASK_WITHOUT_PAYLOAD = columns(Task, **_OF_THE_TASK | {"payload": "NULL"})
@@ -123,6 +128,7 @@ OPEN_RUN_COLUMNS = columns(
     run_id="runs.id",
     run_uid="runs.uid",
     owner="runs.node",
+    awaited="(awaited OR takes IS NOT NULL OR concurrency_key IS NOT NULL)",
 )
 
 _RUNS = f"SELECT {OPEN_RUN_COLUMNS} FROM runs JOIN tasks ON tasks.id = runs.task_id"

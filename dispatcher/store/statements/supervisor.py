@@ -21,6 +21,12 @@ SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
 ORDER BY run_at LIMIT CAST(:limit AS BIGINT) FOR NO KEY UPDATE SKIP LOCKED
 """
 
+# Whether a concurrency key may be free, too: both are asked in each tick that looks.
+NEXT_DUE_OR_KEYS = """
+SELECT (SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1),
+    EXISTS (SELECT 1 FROM tasks WHERE key_due)
+"""
+
 NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
 
 OVERDUE = """
