@@ -1,13 +1,13 @@
 """How far a store on a server carries: rows, claims, beats, bytes, connections, daemons.
 
-    python bench/scale.py --url postgresql://… [--rows 1000 1000000] [--claims 200]
-        [--hold 60] [--daemons 8] [--blocked]
+    python bench/scale.py --url postgresql://… [--rows 1000 1000000] [--blocked 1000 1000000]
+        [--claims 200] [--hold 60] [--daemons 8]
 
 The URL's role is a superuser of a server on this host, and the schemas `bench_*` are made and
-removed there. With `--blocked` the ready tasks require a label that no node has, and 1,000 others
-can be claimed. Claims in stores of so many ready tasks take turns, also after a snapshot was held
-for so many seconds in which tasks were submitted, claimed and settled one by one; then bytes of the
-write-ahead log are counted for each kind of transaction; then so many daemons share no-op tasks.
+removed there. Claims in stores of so many ready tasks take turns, also after a snapshot was held
+for so many seconds in which tasks were submitted, claimed and settled one by one; so do claims
+beside so many tasks of the queue that cannot be claimed; then bytes of the write-ahead log are
+counted for each kind of transaction; then so many daemons share no-op tasks.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -27,17 +28,24 @@ from msgspec.structs import replace
 from snapshot import TASK, settled
 
 from dispatcher.execution import Claim, StartedRun
+from dispatcher.new_task import NewTask
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.words import Beat
 
-COPIES = """
-INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts,
-    created_at, run_at, labels, env, command, requires, lane, rank)
-SELECT state, reason, queue, priority, liveness, lease_ttl_ms, max_attempts, created_at, run_at,
-    labels, env, command, requires, lane, rank
-FROM tasks, generate_series(2, %s) WHERE id = 1
+_COPIED = """reason, queue, priority, liveness, lease_ttl_ms, max_attempts, created_at, run_at,
+    labels, env, command, requires, lane, rank"""
+
+COPIES = f"""
+INSERT INTO tasks (state, blockers, {_COPIED})
+SELECT %s, %s, {_COPIED} FROM tasks, generate_series(2, %s) WHERE id = 1
 """
+
+#: Kinds of tasks that no daemon may claim: what is particular about each, its state and blockers.
+BLOCKED: dict[str, tuple[dict[str, Any], str, int | None]] = {
+    "waiting for parents": ({}, "waiting", 1),
+    "requiring a label": ({"requires": {"gpu": "a100"}}, "ready", None),
+}
 
 
 @contextmanager
@@ -54,17 +62,22 @@ def opened(url: str, schema: str) -> Iterator[Store]:
             other.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
-def fill(url: str, schema: str, store: Store, rows: int, *, blocked: bool) -> str:
-    """Let a store have so many ready tasks; return their sizes."""
-    first = replace(TASK, priority=9, requires={"zone": "elsewhere"}) if blocked else TASK
+def fill(
+    url: str,
+    schema: str,
+    store: Store,
+    rows: int,
+    *,
+    task: NewTask = TASK,
+    state: str = "ready",
+    blockers: int | None = None,
+) -> str:
+    """Let a store have so many tasks like this one; return their sizes."""
     with store.transaction() as now:
-        store.submit([first], now=now)
+        store.submit([task], now=now)
     with psycopg.connect(url, autocommit=True) as other:
         other.execute(f"SET search_path = {schema}")
-        other.execute(COPIES, [rows])
-        if blocked:
-            with store.transaction() as now:
-                store.submit([TASK] * 1000, now=now)
+        other.execute(COPIES, [state, blockers, rows])
         other.execute("VACUUM (ANALYZE) tasks")
         row = other.execute(
             "SELECT pg_relation_size('tasks') / %s, pg_indexes_size('tasks') / %s", [rows, rows]
@@ -106,7 +119,7 @@ def in_turns(stores: dict[int, Store], many: int, when: str) -> None:
     least = statistics.median(taken[min(stores)])
     for rows, times in taken.items():
         median = statistics.median(times)
-        print(f"{rows:>12} ready, {when}: claim {median * 1e6:.0f} us, ratio {median / least:.2f}")
+        print(f"{rows:>12} tasks, {when}: claim {median * 1e6:.0f} us, ratio {median / least:.2f}")
 
 
 def hold(url: str, stores: dict[int, Store], many: int, seconds: float) -> None:
@@ -123,17 +136,39 @@ def hold(url: str, stores: dict[int, Store], many: int, seconds: float) -> None:
     in_turns(stores, many, "snapshot gone")
 
 
-def claims(url: str, sizes: list[int], many: int, held: float, *, blocked: bool) -> None:
+def claims(url: str, sizes: list[int], many: int, held: float) -> None:
     """Measure claims in stores of different sizes, in turns."""
     with ExitStack() as stack:
         stores = {}
         for rows in sizes:
             schema = f"bench_{rows}"
             stores[rows] = stack.enter_context(opened(url, schema))
-            print(f"{rows:>12} ready: {fill(url, schema, stores[rows], rows, blocked=blocked)}")
+            print(f"{rows:>12} ready: {fill(url, schema, stores[rows], rows)}")
         in_turns(stores, many, "fresh")
         if held:
             hold(url, stores, many, held)
+
+
+def blocked(url: str, sizes: list[int], many: int) -> None:
+    """Measure claims beside so many tasks of each kind that cannot be claimed, in turns."""
+    for kind, (facts, state, blockers) in BLOCKED.items():
+        with ExitStack() as stack:
+            stores = {}
+            for rows in sizes:
+                schema = f"bench_{rows}"
+                store = stores[rows] = stack.enter_context(opened(url, schema))
+                fill(
+                    url,
+                    schema,
+                    store,
+                    rows,
+                    task=replace(TASK, **facts),
+                    state=state,
+                    blockers=blockers,
+                )
+                with store.transaction() as now:
+                    store.submit([TASK] * (many + 1), now=now)
+            in_turns(stores, many, f"of them {kind}")
 
 
 class Counted:
@@ -259,14 +294,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", required=True)
     parser.add_argument("--rows", type=int, nargs="*", default=[1000, 1_000_000])
+    parser.add_argument("--blocked", type=int, nargs="*", default=[1000, 1_000_000])
     parser.add_argument("--claims", type=int, default=200)
     parser.add_argument("--hold", type=float, default=60.0)
     parser.add_argument("--daemons", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--tasks", type=int, default=4000)
-    parser.add_argument("--blocked", action="store_true")
     args = parser.parse_args()
     if args.rows:
-        claims(args.url, args.rows, args.claims, args.hold, blocked=args.blocked)
+        claims(args.url, args.rows, args.claims, args.hold)
+    if args.blocked:
+        blocked(args.url, args.blocked, args.claims)
     log_of(args.url)
     for many in args.daemons:
         daemons(args.url, many, args.tasks)
