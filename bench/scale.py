@@ -34,7 +34,7 @@ from dispatcher.store.open import open_store
 from dispatcher.words import Beat
 
 _COPIED = """reason, queue, priority, liveness, lease_ttl_ms, max_attempts, created_at, run_at,
-    labels, env, command, requires, lane, rank"""
+    labels, env, command, requires, takes, lane, rank"""
 
 COPIES = f"""
 INSERT INTO tasks (state, blockers, {_COPIED})
@@ -45,6 +45,7 @@ SELECT %s, %s, {_COPIED} FROM tasks, generate_series(2, %s) WHERE id = 1
 BLOCKED: dict[str, tuple[dict[str, Any], str, int | None]] = {
     "waiting for parents": ({}, "waiting", 1),
     "requiring a label": ({"requires": {"gpu": "a100"}}, "ready", None),
+    "behind a closed limit": ({"takes": {"provider": 1}}, "ready", None),
 }
 
 
@@ -167,6 +168,7 @@ def blocked(url: str, sizes: list[int], many: int) -> None:
                     blockers=blockers,
                 )
                 with store.transaction() as now:
+                    store.close_limit("provider", "closed for good", now=now)
                     store.submit([TASK] * (many + 1), now=now)
             in_turns(stores, many, f"of them {kind}")
 
