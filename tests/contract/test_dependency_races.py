@@ -1,5 +1,6 @@
 """Submits, ends and releases of tasks that wait for each other, at the same time on a server."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from dispatcher.dependency import DependencyState, TaskKey
 from dispatcher.model import Pruned, TaskState
 from dispatcher.store.statements import dependencies as sql
 from dispatcher.store.statements import operators
-from tests.contract.helpers import NOW, SHARED, OneByOne, later, new_task
+from tests.contract.helpers import NODE, NOW, SHARED, OneByOne, later, new_task
 from tests.contract.interleaved import Sessions, stopped
 from tests.contract.test_dependencies import end, parent, resolved
 from tests.postgres import Postgres
@@ -37,6 +38,31 @@ def test_a_parent_that_ends_while_its_child_is_submitted_is_not_missed(
     resolved(store)
 
     assert TaskState.HELD is store.task(child.task_id).state
+
+
+@pytest.mark.parametrize("name", [lambda one: one, lambda _: TaskKey("parents", "build")])
+def test_a_parent_that_is_changed_while_a_submit_waits_for_it_exists(
+    store: OneByOne, postgres: Postgres, tmp_path: Path, name: Callable[[int], int | TaskKey]
+) -> None:
+    # Of few rows the server makes another plan, which finds it.
+    store.submit([new_task(queue="others") for _ in range(500)], now=NOW)
+    one, two = parent(store, key="build"), parent(store, "else")
+    with ExitStack() as stack:
+        sessions = Sessions(postgres, tmp_path / "state", stack)
+        submitter, daemon = sessions.open(), sessions.open()
+
+        with daemon.transaction():
+            daemon.claim("parents", limit=1, node=NODE, output_dir="/out", now=NOW)
+
+            def submit() -> int:
+                with submitter.transaction():
+                    wanted = new_task(after=(name(one), two))
+                    return submitter.submit([wanted], now=NOW)[0].task_id
+
+            submitted = sessions.waiting(submit)
+        child = store.task(submitted.result())
+
+    assert (TaskState.WAITING, "it has parents", 2) == (child.state, child.reason, child.blockers)
 
 
 def test_the_same_lines_from_two_clients_at_once_wait_for_the_tasks_that_were_made(

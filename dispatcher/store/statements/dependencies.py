@@ -11,12 +11,13 @@ from dispatcher.store.rows import columns
 from dispatcher.store.statements.given import given
 from dispatcher.store.statements.supervisor import ENDED_PARENTS
 
-# By their ids, and by their keys, as submits name them.
+# By their ids, and by their keys, as submits name them. They become an array before any row is
+# locked: once a server has waited for a row that was changed, it would not find that in a subquery.
 KNOWN: Final = f"""
-SELECT tasks.id, tasks.queue, tasks.key, tasks.state FROM tasks WHERE id IN (
+SELECT tasks.id, tasks.queue, tasks.key, tasks.state FROM tasks WHERE id = ANY (ARRAY(
     SELECT given.id FROM {given("id", "queue", "key")} WHERE given.id IS NOT NULL
     UNION ALL SELECT named.id FROM {given("id", "queue", "key")} JOIN tasks AS named
-        ON named.queue = given.queue AND named.key = given.key)
+        ON named.queue = given.queue AND named.key = given.key))
 ORDER BY id
 """
 
