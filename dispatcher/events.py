@@ -1,7 +1,9 @@
 """Events: what happened to tasks, queues and nodes, and by whom. They are no log events."""
 
 import enum
+from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
@@ -92,6 +94,23 @@ def ledger_of(event: StoreEvent) -> Ledger:
 def in_order(events: Iterable[StoreEvent]) -> list[StoreEvent]:
     """Return events, the oldest first; those of one task and one time in their order."""
     return sorted(events, key=place)
+
+
+def in_order_of_task(events: Iterable[StoreEvent]) -> list[StoreEvent]:
+    """Return the events of one task as they followed each other, whatever their times are.
+
+    Of two transactions on a server the one that began first may have waited for the other one. An
+    id is given while the task is locked; a claim comes before all that was done to its run.
+    """
+    of: dict[Ledger, list[StoreEvent]] = {ledger: [] for ledger in Ledger}
+    for one in sorted(events, key=attrgetter("id")):
+        of[ledger_of(one)].append(one)
+    claims, found = deque(of[Ledger.RUNS]), []
+    for one in of[Ledger.EVENTS]:
+        while claims and (claims[0].fence or 0) <= (one.fence or 0):
+            found.append(claims.popleft())
+        found.append(one)
+    return [*found, *claims]
 
 
 def place(event: StoreEvent) -> tuple[int, int, int, bool, int]:

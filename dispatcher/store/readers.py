@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from dispatcher.calendar import Calendar
 from dispatcher.dependency import Dependency
 from dispatcher.environment import Environment
-from dispatcher.events import Ledger, StoreEvent, in_order, is_doubled
+from dispatcher.events import Ledger, StoreEvent, in_order_of_task, is_doubled
 from dispatcher.execution import OpenRun
 from dispatcher.handover import Handover
 from dispatcher.model import (
@@ -254,7 +254,7 @@ class SqlReader(SqlTransactions):
 
     def task_events(self, task_id: int) -> list[StoreEvent]:
         found = (self._events(events_sql.OF_TASK[one], {"task_id": task_id}) for one in Ledger)
-        return in_order(one for each in found for one in each if not is_doubled(one))
+        return in_order_of_task(one for each in found for one in each if not is_doubled(one))
 
     def _events(self, statement: str, values: Values) -> list[StoreEvent]:
         return [event_from(row) for row in self.engine.rows(statement, values)]

@@ -75,7 +75,7 @@ class Sessions:
 def stopped(store: SqlStore, statement: str, patch: pytest.MonkeyPatch) -> None:
     """Let a statement wait at the gate, after it has taken its snapshot and before its locks."""
     sound = store.engine.rows
-    gate = f"AND (SELECT count(pg_advisory_xact_lock({GATE}))) >= 0\n"
+    gate = f"\nAND (SELECT count(pg_advisory_xact_lock({GATE}))) >= 0\n"
     stopping, places = re.subn(r"\n(?=ORDER BY|LIMIT)", gate, statement, count=1)
     assert places
 

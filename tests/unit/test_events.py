@@ -6,7 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from dispatcher.events import Actor, EventKind, Ledger, StoreEvent, actor_from, in_order, is_doubled
+from dispatcher.events import (
+    Actor,
+    EventKind,
+    Ledger,
+    StoreEvent,
+    actor_from,
+    in_order,
+    in_order_of_task,
+    is_doubled,
+)
 from dispatcher.host import owner
 from dispatcher.operations.events import BATCH, LATE, Follower, backwards
 from dispatcher.store.api import ReaderStore
@@ -140,6 +149,18 @@ def test_events_of_one_time_are_in_their_order() -> None:
     due = event(3, at=5, kind=EventKind.DUE, fence=1)
 
     assert [due, claimed, settled] == in_order([settled, claimed, due])
+
+
+def test_the_events_of_a_task_follow_each_other_whatever_their_times_are() -> None:
+    submitted = event(3, at=9, kind=EventKind.SUBMIT, fence=0)
+    released = event(5, at=8, kind=EventKind.PARENTS_DONE, fence=0)
+    claimed = event(4, at=5, kind=EventKind.CLAIM, fence=1, who="node:a")
+    held = event(7, at=6, kind=EventKind.SETTLE, fence=1)
+    answered = event(8, at=4, kind=EventKind.ANSWER, fence=None)
+    again = event(6, at=3, kind=EventKind.CLAIM, fence=2, who="node:b")
+    all_of_it = [submitted, released, claimed, held, answered, again]
+
+    assert all_of_it == in_order_of_task(reversed(all_of_it))
 
 
 def test_a_local_claim_is_read_from_its_event_and_not_from_its_run() -> None:

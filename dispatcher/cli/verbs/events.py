@@ -82,7 +82,8 @@ def command(
         if limit is None and task_id is None and since is None:
             limit = LAST
         begin = _store_time(since, store.calendar())
-        found = in_order(islice(filter(wanted, _past(store, task_id, begin)), limit))
+        found = list(islice(filter(wanted, _past(store, task_id, begin)), limit))
+        found = in_order(found) if task_id is None else found[::-1]
         if follower is None:
             _print(store, found, as_json=as_json)
             return
