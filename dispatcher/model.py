@@ -261,6 +261,8 @@ class Node(Struct, frozen=True, kw_only=True):
     """Where others read the output of its runs, as `tls://HOST:PORT`; None: nowhere."""
     unconfirmed_ms: int | None = None
     """How long its runs go on unconfirmed, kill grace apart, with a margin; None: for ever."""
+    obeys: Mapping[str, str] | None = None
+    """What its file says of limits, by name; None: an older daemon does not write that."""
 
     @property
     def place(self) -> tuple[str, str, str]:

@@ -120,6 +120,28 @@ def named(views: Sequence[NodeView], name: str) -> list[NodeView]:
     ]
 
 
+def differing(views: Iterable[NodeView]) -> dict[str, str]:
+    """Return the limits of which files of nodes say different things, with what each one says.
+
+    Each node obeys its own file; of those that do not work, and older daemons, none counts.
+    """
+    works = (NodeState.UP, NodeState.DRAINING)
+    obeys = {
+        one.name: one.node.obeys
+        for one in views
+        if one.state in works and one.node.obeys is not None
+    }
+    said = {
+        limit: {name: rules.get(limit, "none") for name, rules in obeys.items()}
+        for limit in sorted({limit for rules in obeys.values() for limit in rules})
+    }
+    return {
+        limit: "; ".join(f"{rule} on {name}" for name, rule in rules.items())
+        for limit, rules in said.items()
+        if len({*rules.values()}) > 1
+    }
+
+
 def pairs_text(labels: Mapping[str, str]) -> str:
     """Return labels as `--require` takes them."""
     return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))

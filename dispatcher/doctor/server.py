@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, counts, from_error, ok, warning
 from dispatcher.errors import DispatcherError
+from dispatcher.nodes import NodeView, differing, viewed
 from dispatcher.store.engine import transaction
 from dispatcher.store.open import open_on_server, server_of
 from dispatcher.times import wall_clock
@@ -79,11 +80,14 @@ def _store(config: Config, *, whole: bool) -> Iterator[Finding]:
             with transaction(store.engine, write=True):
                 pass  # it shows the server's timeline, which a snapshot does not ask for
             counted = _counts(store) if whole else counts(None)
+            with store.snapshot() as now:
+                views = viewed(store.nodes(), {}, here=None, is_up=False, is_shared=True, now=now)
     except DispatcherError as error:
         yield from_error("store", error)
         return
     yield ok("store", f"{url}, schema {schema}, {store.identity}")
     yield counted
+    yield from check_limits(views)
 
 
 def _counts(store: ReaderStore) -> Finding:
@@ -92,6 +96,13 @@ def _counts(store: ReaderStore) -> Finding:
             return counts(store.wrong_counts())
     except DispatcherError as error:
         return from_error("counts", error)
+
+
+def check_limits(views: Iterable[NodeView]) -> Iterator[Finding]:
+    """Name the limits of which the files of nodes say different things."""
+    for limit, text in differing(views).items():
+        remedy = "let the files of all hosts say the same, then: dispatcher reload"
+        yield warning("limits", f"the limit {limit} differs: {text}", remedy)
 
 
 def check_schemas(facts: ServerFacts) -> Finding:

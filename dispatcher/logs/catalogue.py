@@ -336,6 +336,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             optional={"task_id": int | None},
             same_by=("hook", "error"),
         ),
+        "limits.differ": Event(
+            "Files of nodes say different things of a limit, and each node obeys its own; let all"
+            " say the same.",
+            "warning",
+            fields={"limit": str, "reason": str},
+        ),
         "node.paused": Event(
             "This host cannot start processes; nothing is claimed for a while.",
             "error",

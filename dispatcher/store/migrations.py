@@ -696,6 +696,11 @@ CREATE INDEX tasks_behind ON tasks (queue, concurrency_key, rank, id)
 CREATE INDEX tasks_key_due ON tasks (id) WHERE key_due;
 """
 
+# What the files of nodes say of limits.
+_OBEYS = """
+ALTER TABLE nodes ADD COLUMN obeys TEXT;
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -723,6 +728,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _LANES,
     _LIMITS,
     _CONCURRENCY_KEYS,
+    _OBEYS,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.
@@ -732,7 +738,7 @@ ON_SERVERS: Final = 13
 #: during an upgrade. Such a step adds tables, triggers, or columns that they need not know; it
 #: changes nothing that they read or write, and holds no lock for long: no index on a table that may
 #: be large. Triggers count what older dispatchers do; to count a million tasks takes a second.
-KEEPING: frozenset[int] = frozenset({14, 15, 18})
+KEEPING: frozenset[int] = frozenset({14, 15, 18, 23})
 
 
 def usable_since(version: int) -> int:

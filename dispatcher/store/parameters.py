@@ -126,7 +126,8 @@ def labels_text(labels: Mapping[str, str]) -> str:
 def node_parameters(node: Node) -> dict[str, object]:
     """Return the columns of a node that its daemon writes."""
     values = {name: getattr(node, name) for name in RECORDED}
-    return {**values, "labels": labels_text(node.labels)}
+    obeys = None if node.obeys is None else _json(node.obeys)
+    return {**values, "labels": labels_text(node.labels), "obeys": obeys}
 
 
 def edit_parameters(before: Task, after: Task, now: StoreTime) -> Values:

@@ -88,6 +88,7 @@ _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "env": _strings_from,
     "environment": lambda text: None if text is None else _environment_from(text),
     "labels": _strings_from,
+    "obeys": lambda text: _strings_from(text) if text else None,
     "requires": lambda text: _strings_from(text) if text else {},
     "takes": lambda text: units_from(text) if text else {},
     "rules": lambda text: _rules_from(text) if text else {},

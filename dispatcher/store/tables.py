@@ -26,7 +26,8 @@ CREATE TABLE nodes (
     draining TEXT,
     timeline BIGINT NOT NULL DEFAULT 0,
     listen TEXT,
-    unconfirmed_ms BIGINT
+    unconfirmed_ms BIGINT,
+    obeys TEXT
 );
 
 -- In a boot (`reckoning`) store time is the boot clock + `boot_ms`, the host's `ahead_ms` more.

@@ -2,15 +2,19 @@
 
 from functools import partial
 
+import structlog
 from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.errors import ConfigError
 from dispatcher.model import Node
+from dispatcher.nodes import differing, viewed
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.failover import Failover
 from dispatcher.supervisor.turn import Memory, SupervisorSettings, Turn
 from dispatcher.times import LONG_AGO, Instant, StoreTime
+
+log = structlog.get_logger()
 
 #: Seconds between writes of the row: with runs, and without.
 SEEN_INTERVAL = (5.0, 60.0)
@@ -40,6 +44,7 @@ def own_row(
         labels=settings.labels,
         listen=settings.listen,
         unconfirmed_ms=settings.unconfirmed_ms,
+        obeys={name: str(rule) for name, rule in settings.limits.items()},
     )
 
 
@@ -71,7 +76,16 @@ class NodeRow:
             row = replace(row, timeline=self._failover.reconciled_timeline)
             if not self._store.record_node(row):
                 raise _lost(settings)
+            if self._written_at == LONG_AGO and settings.limits and settings.session is not None:
+                self._compare_limits(turn)
             turn.after(partial(self._remember_written, turn.at))
+
+    def _compare_limits(self, turn: Turn) -> None:
+        """Log, once for each configuration, each limit that other nodes' files set otherwise."""
+        here = self._memory.settings.node_id
+        views = viewed(self._store.nodes(), {}, here=here, is_up=True, is_shared=True, now=turn.now)
+        for limit, text in differing(views).items():
+            turn.after(partial(log.warning, "limits.differ", limit=limit, reason=text))
 
     @property
     def _interval(self) -> float:

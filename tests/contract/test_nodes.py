@@ -27,6 +27,7 @@ ROW = Node(
     session="one",
     release="1.2",
     labels={"gpu": "a100", "zone": "b"},
+    obeys={"queue:night": "4 at once"},
 )
 
 OTHER = "node-2"

@@ -15,6 +15,8 @@ from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.pooler import Pooler
 from tests.postgres import Postgres
+from tests.unit.test_cli_nodes import record
+from tests.unit.test_nodes import HERE, THERE
 
 HEALTHY = ServerFacts(
     version="17.2",
@@ -316,3 +318,17 @@ def test_a_role_is_judged_by_what_a_daemon_needs() -> None:
     assert (Level.WARNING, True) == (lacks.level, "GRANT jobs_run TO host7" in str(lacks.remedy))
     assert "admin upgrades" in doctor.check_role(HEALTHY, "jobs").text
     assert "owns" in doctor.check_role(replace(HEALTHY, is_owner=True), "jobs").text
+
+
+def test_limits_of_which_the_files_of_hosts_say_different_things_are_a_warning(
+    shared: Command,
+) -> None:
+    shared("migrate")
+    assert "limits" not in found(shared)
+    record(shared, replace(HERE, obeys={"api": "4 at once"}), replace(THERE, obeys={}), session="s")
+
+    finding = found(shared)["limits"]
+
+    assert Level.WARNING is finding.level
+    assert "the limit api differs: 4 at once on web-1; none on web-2" == finding.text
+    assert "dispatcher reload" in (finding.remedy or "")

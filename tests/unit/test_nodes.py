@@ -11,7 +11,7 @@ from dispatcher.limit_views import LimitView
 from dispatcher.metrics import exposition
 from dispatcher.model import Leases, Node, TaskState
 from dispatcher.named_limits import Rule
-from dispatcher.nodes import NodeState, NodeView, Requiring, named, names, viewed
+from dispatcher.nodes import NodeState, NodeView, Requiring, differing, named, names, viewed
 from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.overview import STUCK_AFTER, Status
 from dispatcher.times import StoreTime
@@ -267,3 +267,23 @@ def test_nodes_of_one_hostname_have_names_of_their_own() -> None:
     assert [views[1]] == named(views, "web-1/0a1b0000")
     assert views == named(views, "web-1")
     assert {HERE.id: "web-1", THERE.id: "web-2"} == names([HERE, THERE])
+
+
+def obeying(hostname: str, obeys: dict[str, str] | None, **facts: Any) -> NodeView:
+    return view(replace(THERE, hostname=hostname, obeys=obeys), **facts)
+
+
+def test_a_limit_differs_if_a_file_of_a_node_that_works_says_another_thing() -> None:
+    four = {"queue:night": "4 at once", "api": "10/1m"}
+    views = [
+        obeying("web-1", four),
+        obeying("web-2", {**four, "queue:night": "8 at once"}, state=NodeState.DRAINING),
+        obeying("web-3", {"api": "10/1m"}),
+        obeying("older", None),
+        obeying("gone", {"api": "1/1h"}, state=NodeState.SILENT),
+        obeying("stopped", {"api": "1/1h"}, state=NodeState.STOPPED),
+    ]
+
+    text = "4 at once on web-1; 8 at once on web-2; none on web-3"
+    assert {"queue:night": text} == differing(views)
+    assert {} == differing(views[:1])

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.errors import CommitUnknown, ConfigError, StoreRefused, StoreUnavailable
 from dispatcher.model import Liveness, Node, TaskState
+from dispatcher.named_limits import Rule
 from dispatcher.supervisor.node_row import SHARED_SEEN_INTERVAL
 from dispatcher.supervisor.outage import RETURN
 from dispatcher.supervisor.registry import LOOK_INTERVAL, watch_of
@@ -445,3 +446,41 @@ def test_an_embedded_store_knows_no_sessions() -> None:
 
     assert "" == row_of(world).session
     assert "boot" == row_of(world).boot_id
+
+
+OTHER = replace(THEIRS, id="5a7c0c3e-0000-4000-8000-00000000000f")
+
+
+def differences(logs: list[Any]) -> list[tuple[str, str]]:
+    expect_catalogued(logs)
+    return [(one["limit"], one["reason"]) for one in logs if one["event"] == "limits.differ"]
+
+
+def test_a_limit_that_another_nodes_file_sets_otherwise_is_logged_once_for_each_configuration() -> (
+    None
+):
+    world = shared(limits={"queue:night": Rule(concurrency=4)})
+    write(world, OTHER, obeys={"queue:night": "8 at once"})
+
+    with capture_logs() as logs:
+        world.start()
+        world.run_for(60)
+    text = "8 at once on elsewhere; 4 at once on here"
+    assert [("queue:night", text)] == differences(logs)
+    assert {"queue:night": "4 at once"} == row_of(world).obeys
+
+    eight = replace(world.settings, limits={"queue:night": Rule(concurrency=8)})
+    with capture_logs() as logs:
+        world.supervisor.reconfigure(eight)
+        write(world, OTHER, obeys={"queue:night": "8 at once"})
+        world.settle_down()
+    assert [] == differences(logs)
+
+
+def test_who_has_no_limits_reads_no_rows_of_other_nodes() -> None:
+    world = shared()
+    write(world, OTHER, obeys={"queue:night": "8 at once"})
+
+    with capture_logs() as logs:
+        world.start()
+    assert [] == differences(logs)
