@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help demo demo-hosts picture test format lint types layers modules pytest test-busy test-servers test-system \
-	docs fuzz bench clean
+	docs fuzz bench bench-all clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
@@ -15,7 +15,8 @@ help:
 	@echo "make test-servers  every test of a server's store, on PostgreSQL 14 to 17 as well"
 	@echo "make test-system  what needs root: other users, mounts, namespaces; minutes"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
-	@echo "make bench   speed, as ratios against a C loop in the same run"
+	@echo "make bench   speed, as ratios to a C loop and peers in the same run, and plots: five minutes"
+	@echo "make bench-all  the same, and all other benchmarks: an hour"
 	@echo "make docs    rewrite the pages and files that are generated from the code"
 	@echo "make clean   remove everything that these made"
 
@@ -97,7 +98,12 @@ fuzz: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 
+# Peers that it compares with are those that are installed: xargs, task-spooler, GNU parallel, Huey.
 bench: $(STAMP)
+	$(BIN)/pip install --quiet --group bench
+	$(BIN)/python bench/table.py
+
+bench-all: bench
 	$(BIN)/python bench/noop.py
 	$(BIN)/python bench/noop_server.py
 	$(BIN)/python bench/claim.py

@@ -25,10 +25,8 @@ def filled(where: Path, ready: int, scheduled: int) -> Store:
     where.mkdir()
     store = open_store(f"sqlite://{where}/tasks.db", state_dir=where, patience=5.0)
     with store.transaction() as now:
-        for _ in range(ready):
-            store.submit([TASK], now=now)
-        for _ in range(scheduled):
-            store.submit([LATER], now=now)
+        store.submit([TASK] * ready, now=now)
+        store.submit([LATER] * scheduled, now=now)
     return store
 
 

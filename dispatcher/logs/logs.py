@@ -20,6 +20,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from dispatcher import times
 from dispatcher.config.config import Config
 from dispatcher.logs import catalogue, console, journald, records
+from dispatcher.logs.logger import Logger
 from dispatcher.logs.out import LogStream, descriptor_of
 from dispatcher.logs.repeats import Repeats
 from dispatcher.times import Instant, iso, wall_clock
@@ -82,7 +83,7 @@ def set_up(
     ]
     structlog.configure(
         processors=_processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        wrapper_class=Logger,
         logger_factory=lambda *_: _out,
         cache_logger_on_first_use=True,
     )
@@ -211,22 +212,19 @@ def _columns(stream: TextIO) -> int | None:
         return None
 
 
-def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    return {
-        "timestamp": iso(wall_clock()),
-        "level": method,
-        "event": event.pop("event"),
-        "sequence": next(_numbers),
-        **event,
-    }
-
-
 def _facts_of(node: str) -> Processor:
     """Return the processor that adds time, level, sequence and node to an event."""
     node_fields = {"node": node} if node else {}
 
     def facts(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        fields = {**_stamp(logger, method, event), **node_fields}
+        fields = {
+            "timestamp": iso(wall_clock()),
+            "level": method,
+            "event": event.pop("event"),
+            "sequence": next(_numbers),
+            **event,
+            **node_fields,
+        }
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(logger, method, fields))
         return fields
