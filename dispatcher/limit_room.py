@@ -1,10 +1,14 @@
 """How much of each limit is left for a claim, and which tasks it may take of it. Pure."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 from dispatcher.limit_views import LimitView
 from dispatcher.named_limits import Rule
 from dispatcher.times import StoreTime
+
+NONE_JUDGED: Final[Mapping[str, int | None]] = MappingProxyType({})
 
 
 class Room:
@@ -40,17 +44,27 @@ class Room:
         return True
 
 
-def room(views: Iterable[LimitView], *, busy: Iterable[str] = (), now: StoreTime) -> Room:
-    """Return the room of some limits; of those that another node claims with there is none."""
+def room(
+    views: Iterable[LimitView],
+    *,
+    busy: Iterable[str] = (),
+    judged: Mapping[str, int | None] = NONE_JUDGED,
+    now: StoreTime,
+) -> Room:
+    """Return the room of some limits; of those that another node claims with there is none.
+
+    `judged`: what a breaker lets start, whether its limit is closed or not; None: any number.
+    """
     left: dict[str, int] = dict.fromkeys(busy, 0)
     opens: list[StoreTime] = []
     for view in views:
-        if (closed := view.closed(now)) is not None:
+        if (closed := view.closed(now)) is not None and judged.get(view.name, 0) == 0:
             left[view.name] = 0
-            opens += [closed.closed_until] if closed.closed_until is not None else []
+            opens += [at] if (at := closed.ends_at(now)) is not None else []
             continue
         rule = view.rule or Rule()
         bounds = [] if rule.concurrency is None else [rule.concurrency - view.held]
+        bounds += [one] if (one := judged.get(view.name)) is not None else []
         if rule.rate is not None:
             bounds.append(rule.rate.many - view.started)
             opens.append(view.next_start_at or StoreTime(now + rule.rate.window_ms))

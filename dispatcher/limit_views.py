@@ -45,7 +45,7 @@ class LimitView(Struct, frozen=True, kw_only=True):
     def obstacle(self, many: int, calendar: Calendar) -> tuple[Kind, str, StoreTime | None] | None:
         """Return what keeps a task that takes so much of it from starting, and until when."""
         if (closed := self.closed(calendar.now)) is not None:
-            return "limit_closed", closed_text(closed, calendar), closed.closed_until
+            return "limit_closed", closed_text(closed, calendar), closed.ends_at(calendar.now)
         rule = self.rule or Rule()
         if (most := rule.concurrency) is not None and self.held + many > most:
             wants = (
@@ -70,7 +70,9 @@ def closed_text(closed: Closing, calendar: Calendar) -> str:
     """Return since when a limit is closed, why, and until when."""
     since = calendar.iso(closed.closed_at or calendar.now)
     until = "until somebody opens it"
-    if closed.closed_until is not None:
+    if closed.probe is not None:
+        until = "until a probe succeeds"
+    elif closed.closed_until is not None:
         until = f"until {calendar.iso(closed.closed_until)}"
     return (
         f"limit {closed.name} is closed since {since}, {until}: {closed.closed_reason};"
@@ -84,7 +86,7 @@ def obstacles(
     """Yield what the limits of a queue and of a task keep from starting."""
     own = views.get(of_queue(queue))
     if own is not None and (closed := own.closed(calendar.now)) is not None:
-        yield "limit_closed", closed_text(closed, calendar), closed.closed_until
+        yield "limit_closed", closed_text(closed, calendar), closed.ends_at(calendar.now)
     elif own is not None and own.rule and own.held >= (most := own.rule.concurrency or 0) > 0:
         text = (
             f"its queue {queue} has {most} running on all nodes, as many as [queues.{queue}]"

@@ -28,6 +28,8 @@ LONGEST_WINDOW: Final = durations.parse("30d")
 
 _RATE: Final = re.compile(r"\s*([0-9]{1,7})\s*/\s*(\S.*)")
 
+_BREAKER: Final = re.compile(r"\s*([0-9]{1,7})\s+in\s+(\S.*)")
+
 _QUEUE: Final = "queue:"
 
 #: What a task takes that takes none.
@@ -72,16 +74,50 @@ def parse_rate(text: str) -> Rate:
     return Rate(many, window_ms)
 
 
+class Breaker(Struct, frozen=True, kw_only=True):
+    """So many failures in a time without a success close a queue, for a time at first."""
+
+    many: int
+    window_ms: Milliseconds
+    cooldown_ms: Milliseconds
+    """Until a probe."""
+
+    def __str__(self) -> str:
+        return f"{self.many} in {self.window_ms}"
+
+
+#: Milliseconds from when a breaker closes to its probe, unless it is configured.
+COOLDOWN: Final = durations.parse("1m")
+
+
+def parse_breaker(text: str, cooldown_ms: Milliseconds | None = None) -> Breaker:
+    """Return a breaker such as "5 in 10m". Raises ValueError with the remedy."""
+    found = _BREAKER.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f'{text!r} is not a breaker; write for example "5 in 10m": 5 failures in ten minutes'
+        )
+    many, window_ms = int(found[1]), durations.parse(found[2])
+    if not 0 < many <= MOST_STARTS:
+        raise ValueError(f"{many} failures are not from 1 to {MOST_STARTS}; write another number")
+    if not 0 < window_ms <= LONGEST_WINDOW:
+        raise ValueError(f"{window_ms} is not from 1ms to {LONGEST_WINDOW}; write another time")
+    return Breaker(many=many, window_ms=window_ms, cooldown_ms=cooldown_ms or COOLDOWN)
+
+
 class Rule(Struct, frozen=True, kw_only=True):
     """What a configuration allows of one limit; without either number it can only be closed."""
 
     concurrency: int | None = None
     rate: Rate | None = None
+    breaker: Breaker | None = None
+    """Of a queue."""
 
     def __str__(self) -> str:
         running = [] if self.concurrency is None else [f"{self.concurrency} at once"]
         rate = [] if self.rate is None else [str(self.rate)]
-        return ", ".join([*running, *rate]) or "only closed"
+        breaker = [] if self.breaker is None else [f"breaker {self.breaker}"]
+        return ", ".join([*running, *rate, *breaker]) or "only closed"
 
     @property
     def most(self) -> int | None:
@@ -117,10 +153,21 @@ class Closing(Struct, frozen=True, kw_only=True):
     closed_reason: str | None = None
     closed_by: str | None = None
     """See `events.Actor`."""
+    probe: str | None = None
+    """If a breaker closed it: the uid of the run that may open it; "": there is none yet."""
+    counted_from: StoreTime | None = None
+    """From when a breaker counts failures, if somebody opened it."""
 
     def is_closed(self, now: StoreTime) -> bool:
-        """Return whether it lets nothing through."""
-        return self.closed_at is not None and (self.closed_until is None or self.closed_until > now)
+        """Return whether it lets nothing through, but perhaps a probe."""
+        if self.closed_at is None:
+            return False
+        return self.probe is not None or self.closed_until is None or self.closed_until > now
+
+    def ends_at(self, now: StoreTime) -> StoreTime | None:
+        """Return when it opens, or a probe may start; None: at no known time."""
+        ends = self.closed_until is not None and self.closed_until > now
+        return self.closed_until if ends else None
 
     def is_over(self, now: StoreTime) -> bool:
         """Return whether its time has come to open by itself."""

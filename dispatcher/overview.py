@@ -13,7 +13,7 @@ from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
 from dispatcher.limit_views import LimitView
 from dispatcher.model import Leases, Run, Task, TaskState
-from dispatcher.named_limits import Rule, of_queue
+from dispatcher.named_limits import of_queue
 from dispatcher.nodes import Requiring, viewed
 from dispatcher.obstacles import (
     BY_STATE,
@@ -186,11 +186,10 @@ def _limits(store: ReaderStore, config: Config, now: StoreTime) -> Mapping[str, 
     rules = {name: one.rule for name, one in config.limits.items()}
     found = dict(store.limit_views(rules, now=now))
     for queue, settings in config.queues.items():
-        if (most := settings.global_concurrency) is not None:
-            name = of_queue(queue)
-            view = found.get(name, LimitView(name=name))
-            rule = Rule(concurrency=most)
-            found[name] = replace(view, rule=rule, running=store.running_in(queue))
+        if (rule := settings.rule) is not None:
+            view = found.get(of_queue(queue), LimitView(name=of_queue(queue)))
+            running = store.running_in(queue)
+            found[of_queue(queue)] = replace(view, rule=rule, running=running)
     return found
 
 

@@ -182,6 +182,11 @@ def _charged(run: OpenRun, outcome: Outcome) -> Outcome:
     return Outcome(run.rules.get("lost", outcome)) if outcome is Outcome.LOST else outcome
 
 
+def is_charged(run: OpenRun, outcome: Outcome) -> bool:
+    """Return whether an outcome of a run uses up an attempt."""
+    return _charged(run, outcome) in COUNTED
+
+
 def _account(run: OpenRun, judged: Verdict, now: StoreTime, rng: random.Random) -> _Account:
     retry, outcome, reason = run.retry, _charged(run, judged.outcome), judged.reason
     attempts_used = run.attempts_used + (outcome in COUNTED)

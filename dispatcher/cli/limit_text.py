@@ -24,6 +24,7 @@ def limit_json(view: LimitView, calendar: Calendar) -> dict[str, Any]:
         "closed_until": render.moment(None if closed is None else closed.closed_until, calendar),
         "closed_reason": closed and closed.closed_reason,
         "closed_by": closed and closed.closed_by,
+        "probes": closed is not None and closed.probe is not None,
     }
 
 
@@ -49,8 +50,8 @@ def _state(view: LimitView, calendar: Calendar) -> str:
     closed = view.closed(calendar.now)
     if closed is None:
         return "open"
-    until = ""
-    if closed.closed_until is not None:
+    until = "" if closed.probe is None else " until a probe succeeds"
+    if not until and closed.closed_until is not None:
         until = f" until {calendar.iso(closed.closed_until)}"
     return f"closed{until}: {closed.closed_reason}"
 
@@ -61,6 +62,7 @@ def lines(limits: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         if one["closed_at"] is not None:
             until = one["closed_until"]
             when = "" if until is None else f" until {until}"
+            when = " until a probe succeeds" if one["probes"] else when
             remedy = f"dispatcher limit open {one['limit']}"
             text = f"limit     {one['limit']} is closed{when}: {one['closed_reason']}; {remedy}"
             yield render.line(text)

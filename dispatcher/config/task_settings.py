@@ -17,7 +17,7 @@ from dispatcher.config.section import (
     at_least,
     label_mistakes,
 )
-from dispatcher.named_limits import Units
+from dispatcher.named_limits import Rule, Units, parse_breaker
 from dispatcher.new_task import Meaning
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
@@ -169,6 +169,14 @@ class Queue(TaskDefaults, frozen=True):
     """How many of its tasks run at once on this node. Left out: as many as there are slots. Local
     claims (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon claims
     nothing from it: a queue for local claims, for which `run --drain` does not wait."""
+    breaker: Annotated[str, Meta(examples=["5 in 10m"])] | None = None
+    """After so many failures that use up an attempt, in this time and without a success between
+    them, nothing of it starts on any node until a probe has succeeded. Until one of its tasks has
+    succeeded within the time, no more of them run at once than may still fail. Each daemon obeys
+    its own file."""
+    breaker_cooldown_ms: Annotated[Milliseconds, Meta(examples=["1m"])] | None = None
+    """How long after that a probe starts: one of its tasks. If it fails, so long again. Left out:
+    1 min."""
     global_concurrency: Annotated[int, Meta(ge=1, le=1_000_000, examples=[10])] | None = None
     """How many of its tasks run at once on all nodes that share the store together. Each daemon
     obeys its own file, so give all files the same number. Left out: each node's limit alone."""
@@ -184,6 +192,25 @@ class Queue(TaskDefaults, frozen=True):
         if self.ageing_ms is not None:
             yield from at_least(Milliseconds(1000), self, "ageing_ms")
             yield from limits.too_long(self, "ageing")
+        if self.breaker_cooldown_ms is not None:
+            yield from above_zero(self, "breaker_cooldown_ms")
+            yield from limits.too_long(self, "breaker_cooldown")
+            if self.breaker is None:
+                yield "breaker_cooldown: there is no breaker; add it, or leave this out"
+        try:
+            _ = self.rule
+        except ValueError as error:
+            yield f"breaker: {error}"
+
+    @property
+    def rule(self) -> Rule | None:
+        """What bounds it on all nodes; None: nothing. Raises ValueError for a mistaken breaker."""
+        if self.global_concurrency is None and self.breaker is None:
+            return None
+        breaker = None
+        if self.breaker is not None:
+            breaker = parse_breaker(self.breaker, self.breaker_cooldown_ms)
+        return Rule(concurrency=self.global_concurrency, breaker=breaker)
 
 
 class Profile(TaskDefaults, frozen=True, kw_only=True):

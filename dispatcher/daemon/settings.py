@@ -70,9 +70,9 @@ def _rules(config: Config) -> dict[str, Rule]:
     """Return the named limits, and those of queues on all nodes."""
     named = {name: one.rule for name, one in config.limits.items()}
     return named | {
-        of_queue(name): Rule(concurrency=queue.global_concurrency)
+        of_queue(name): rule
         for name, queue in config.queues.items()
-        if queue.global_concurrency is not None
+        if (rule := queue.rule) is not None
     }
 
 

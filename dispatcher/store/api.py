@@ -643,6 +643,13 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         Of what is then read, and decided, nothing changes until the commit.
         """
 
+    def record_results(self, results: Mapping[str, int], *, now: StoreTime) -> None:
+        """Count, by a queue's limit, runs that failed at the cost of an attempt.
+
+        0: some have succeeded. A claim of a queue with a breaker decides by them whether it closes,
+        and whether what starts is a probe.
+        """
+
     def add_limits(self, names: Iterable[str]) -> None:
         """Prepare claims with these limits: before the first one."""
 

@@ -21,6 +21,7 @@ from dispatcher.wire import KillMode, RunUid
 
 if TYPE_CHECKING:
     from dispatcher.limit_room import Room
+    from dispatcher.store.breakers import Changed
 
 #: Tasks with a damaged row that one call holds, which takes about 20 ms. One damaged environment
 #: may be that of very many tasks.
@@ -83,16 +84,15 @@ class Gate:
         engine: Engine,
         rules: Mapping[str, Rule],
         *,
-        opened: Callable[[str], None],
+        who: str,
+        changed: Changed,
         waits: bool = False,
         now: StoreTime,
     ) -> None:
-        """Make the gate for limits with these rules; `waits`: for others that claim with them.
-
-        `opened` is told of limits whose time has come.
-        """
+        """Make it. `changed` is told what is closed or opened; `waits`: for others' claims."""
         self._engine, self._rules, self._now = engine, rules, now
-        self._opened, self._waits = opened, waits
+        self._who, self._changed, self._waits = who, changed, waits
+        self._probes: tuple[str, ...] = ()
         self.busy = False
         """Whether others were claiming with some of them."""
         self.opens_at: StoreTime | None = None
@@ -102,13 +102,28 @@ class Gate:
         """Lock limits, and return their room."""
         from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
 
-        room, busy = limits.lock_room(
-            self._engine, names, self._rules, opened=self._opened, waits=self._waits, now=self._now
+        room, busy, probes = limits.lock_room(
+            self._engine,
+            names,
+            self._rules,
+            who=self._who,
+            changed=self._changed,
+            waits=self._waits,
+            now=self._now,
         )
         self.busy |= busy
+        self._probes += probes
         times = (at for at in (self.opens_at, room.opens_at) if at is not None)
         self.opens_at = min(times, default=None)
         return room
+
+    def begin_probes(self, claims: Iterable[Claim]) -> None:
+        """Record which run is a probe, if one is."""
+        for name in self._probes:
+            from dispatcher.store import breakers  # noqa: PLC0415 - few queues have any
+
+            for claim in claims:
+                breakers.begin_probe(self._engine, name, claim.run_uid)
 
     def record_starts(self, tasks: Iterable[Ready]) -> None:
         """Count the starts of tasks, for the limits that they take."""

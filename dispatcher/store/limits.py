@@ -1,12 +1,15 @@
 """Named limits, on an engine: who holds them, closing and opening them."""
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
 
 from dispatcher import limit_room
+from dispatcher.events import EventKind
 from dispatcher.limit_room import Room
 from dispatcher.limit_views import LimitView, viewed
 from dispatcher.model import FINISHED, TaskState
@@ -19,6 +22,9 @@ from dispatcher.store.statements.given import rows_of
 from dispatcher.times import StoreTime
 from dispatcher.words import Declaration
 
+if TYPE_CHECKING:
+    from dispatcher.store.breakers import Changed
+
 #: Milliseconds for which starts are kept beyond the window of their rate: transactions of several
 #: nodes commit in another order than they begin.
 _SLACK: Final = 60_000
@@ -30,9 +36,10 @@ def closings(engine: Engine) -> list[Closing]:
 
 
 def _closing(row: Row) -> Closing:
-    name, at, until, reason, who = row
+    name, at, until, reason, who, probe, counted_from = row
     times = {"closed_at": time_from(at), "closed_until": time_from(until)}
-    return Closing(name=name, closed_reason=reason, closed_by=who, **times)
+    times["counted_from"] = time_from(counted_from)
+    return Closing(name=name, closed_reason=reason, closed_by=who, probe=probe, **times)
 
 
 def add(engine: Engine, names: Iterable[str]) -> None:
@@ -49,19 +56,30 @@ def lock(engine: Engine, name: str) -> bool:
     return bool(engine.rows(sql.LOCK, given))
 
 
+class Locked(NamedTuple):
+    """The limits of a claim."""
+
+    room: Room
+    busy: bool
+    """Whether another claim has locked some."""
+    probes: tuple[str, ...] = ()
+    """Limits of which what starts is a probe."""
+
+
 def lock_room(
     engine: Engine,
     names: Collection[str],
     rules: Mapping[str, Rule],
     *,
-    opened: Callable[[str], None],
+    who: str,
+    changed: Changed,
     waits: bool,
     now: StoreTime,
-) -> tuple[Room, bool]:
-    """Lock limits for a claim; return their room, and whether another claim has locked some.
+) -> Locked:
+    """Lock limits for a claim.
 
     Those without a rule let everything through, unless they are closed. One whose time has come is
-    opened, of which `opened` is told. `waits`: for other claims.
+    opened. `changed` is told what is closed or opened. `waits`: for other claims.
     """
     found = {
         row[0]: _closing(row)
@@ -69,11 +87,22 @@ def lock_room(
     }
     for over in (one for one in found.values() if one.is_over(now)):
         if engine.change(sql.OPEN_OVER, {"name": over.name, "now": now}):
-            opened(over.name)
+            changed(EventKind.LIMIT_OPENED, over.name, "its time is over")
     busy = {name for name in names if name in rules and name not in found}
     if unruled := [one for one in names if one not in rules and one not in found]:
         found |= {row[0]: _closing(row) for row in engine.rows(sql.AMONG, _named(unruled))}
-    return limit_room.room(_used(engine, found, rules, now), busy=busy, now=now), bool(busy)
+    views = list(_used(engine, found, rules, now))
+    judged = {}
+    for view in views:
+        if view.rule is not None and view.rule.breaker is not None:
+            from dispatcher.store import breakers  # noqa: PLC0415 - few queues have any
+
+            judged[view.name] = breakers.judge(engine, view, who=who, changed=changed, now=now)
+    rooms = {name: one.room for name, one in judged.items()}
+    room = limit_room.room(views, busy=busy, judged=rooms, now=now)
+    opens = [room.opens_at, *(one.opens_at for one in judged.values())]
+    room.opens_at = min((at for at in opens if at is not None), default=None)
+    return Locked(room, bool(busy), tuple(name for name, one in judged.items() if one.is_probe))
 
 
 def _used(
@@ -167,6 +196,7 @@ def close(
 ) -> None:
     """Close a limit until a time, or until somebody opens it."""
     values = {"name": name, "until": until, "reason": reason, "who": who, "now": now}
+    values["probe"] = None
     engine.change(sql.CLOSE, values)
 
 
@@ -175,6 +205,7 @@ def close_longer(
 ) -> bool:
     """Close a limit; False: it is closed for as long or longer, and stays as it is."""
     values = {"name": name, "until": until, "reason": reason, "who": who, "now": now}
+    values["probe"] = None
     return engine.change(sql.CLOSE_LONGER, values) > 0
 
 
@@ -187,6 +218,6 @@ def is_taken(engine: Engine, declaration: Declaration) -> bool:
     return all(declaration.close in takes_from(text) for (text,) in rows)
 
 
-def open_again(engine: Engine, name: str) -> bool:
+def open_again(engine: Engine, name: str, now: StoreTime) -> bool:
     """Open a limit; False: it was open."""
-    return engine.change(sql.OPEN, {"name": name}) > 0
+    return engine.change(sql.OPEN, {"name": name, "now": now}) > 0

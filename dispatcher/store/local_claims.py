@@ -34,7 +34,12 @@ class SqlLocalClaims(SqlPruner):
         now: StoreTime,
     ) -> Claim | None:
         gate = claims.Gate(
-            self.engine, limits, opened=partial(self._opened, now), waits=True, now=now
+            self.engine,
+            limits,
+            who=self._who,
+            changed=partial(self._limit_changed, now),
+            waits=True,
+            now=now,
         )
         for ready in self._claimable(queue, task_id, labels, gate, now):
             self._histories.refuse_by_hand(ready, now)

@@ -701,6 +701,18 @@ _OBEYS = """
 ALTER TABLE nodes ADD COLUMN obeys TEXT;
 """
 
+# Breakers of queues: see `breakers`.
+_BREAKERS = """
+ALTER TABLE limits ADD COLUMN probe TEXT;
+ALTER TABLE limits ADD COLUMN counted_from BIGINT;
+CREATE TABLE limit_results (
+    name TEXT NOT NULL,
+    recorded_at BIGINT NOT NULL,
+    failures BIGINT NOT NULL
+);
+CREATE INDEX limit_results_name ON limit_results (name, recorded_at, failures);
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -729,6 +741,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _LIMITS,
     _CONCURRENCY_KEYS,
     _OBEYS,
+    _BREAKERS,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.
@@ -738,7 +751,7 @@ ON_SERVERS: Final = 13
 #: during an upgrade. Such a step adds tables, triggers, or columns that they need not know; it
 #: changes nothing that they read or write, and holds no lock for long: no index on a table that may
 #: be large. Triggers count what older dispatchers do; to count a million tasks takes a second.
-KEEPING: frozenset[int] = frozenset({14, 15, 18, 23})
+KEEPING: frozenset[int] = frozenset({14, 15, 18, 23, 24})
 
 
 def usable_since(version: int) -> int:

@@ -199,7 +199,7 @@ class SqlOperator(SqlLocalClaims):
         from dispatcher.store import limits  # noqa: PLC0415 - few tasks take limits
 
         refuse_nul({"name": name})
-        if done := self._announce(limits.open_again(self.engine, name)):
+        if done := self._announce(limits.open_again(self.engine, name, now)):
             self._record(EventKind.LIMIT_OPENED, now=now, subject=name)
         return done
 

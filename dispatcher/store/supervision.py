@@ -97,7 +97,8 @@ class SqlSupervisor(SqlReader, SqlWorker):
     ) -> Claims:
         if self._histories.postponed(now) is not None:
             return Claims()
-        gate = claims.Gate(self.engine, limits, opened=partial(self._opened, now), now=now)
+        changed = partial(self._limit_changed, now)
+        gate = claims.Gate(self.engine, limits, who=self._who, changed=changed, now=now)
         if (own := of_queue(queue)) in limits:
             limit = gate.lock_room([own]).most({own: 1}, limit)
         made = Claims()
@@ -116,9 +117,15 @@ class SqlSupervisor(SqlReader, SqlWorker):
                 fences_after=self.history.fences_after,
                 now=now,
             )
+            gate.begin_probes(made)
             made.again, made.lane, made.busy = ready is None, search.last, search.is_less
         made.busy, made.opens_at = made.busy or gate.busy, gate.opens_at
         return made
+
+    def record_results(self, results: Mapping[str, int], *, now: StoreTime) -> None:
+        from dispatcher.store import breakers  # noqa: PLC0415 - few queues have any
+
+        breakers.record(self.engine, results, now)
 
     def add_limits(self, names: Iterable[str]) -> None:
         # Of daemons that start at once, all but the first wait for a commit on the disk.

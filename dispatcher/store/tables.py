@@ -287,8 +287,18 @@ CREATE TABLE limits (
     closed_at BIGINT,
     closed_until BIGINT,
     closed_reason TEXT,
-    closed_by TEXT
+    closed_by TEXT,
+    probe TEXT,
+    counted_from BIGINT
 );
+
+-- What a breaker counts: how many runs of a queue failed, or that some succeeded (0).
+CREATE TABLE limit_results (
+    name TEXT NOT NULL,
+    recorded_at BIGINT NOT NULL,
+    failures BIGINT NOT NULL
+);
+CREATE INDEX limit_results_name ON limit_results (name, recorded_at, failures);
 
 -- The starts within the window of a limit's rate, and how much of it each took.
 CREATE TABLE limit_starts (

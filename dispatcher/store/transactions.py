@@ -187,10 +187,9 @@ class SqlTransactions:
         values = {**_NO_FACTS, "who": self._who, **facts, "kind": kind.value, "now": now}
         self._write_event(events_sql.ADD, values)
 
-    def _opened(self, now: StoreTime, limit: str) -> None:
-        """Write that a limit has opened by itself."""
-        facts = {"subject": limit, "reason": "its time is over"}
-        self._record(EventKind.LIMIT_OPENED, now=now, **facts)
+    def _limit_changed(self, now: StoreTime, kind: EventKind, limit: str, reason: str) -> None:
+        """Write that a limit has opened by itself, or that a breaker closed or opened it."""
+        self._record(kind, now=now, subject=limit, reason=reason)
 
     def _write_event(self, statement: str, values: Values) -> None:
         """Write an event that is no move, and note it for hooks."""

@@ -10,6 +10,7 @@ from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
 from dispatcher.execution import BegunEnding, Claim, OpenRun, Settlement
 from dispatcher.model import Outcome
+from dispatcher.named_limits import of_queue
 from dispatcher.supervisor.live_runs import LiveRun
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Instant, StoreTime
@@ -37,8 +38,9 @@ class Settler:
 
     def settle(self, turn: Turn, ended: Iterable[tuple[OpenRun, policy.End]]) -> None:
         """Close runs whose process tree is gone, or that never had a process."""
-        settlements = []
+        settlements, runs = [], []
         for run, end in ended:
+            runs.append(run)
             started = turn.pending_starts.pop(run.run_uid, None)
             settlement = self._settlement(turn, run, end, started)
             settlements.append(settlement)
@@ -46,6 +48,23 @@ class Settler:
             turn.after(partial(self._settled, run, settlement, end, started, turn.at))
         if settlements:
             self._store.settle(settlements, now=turn.now)
+            if self._memory.settings.limits:
+                self._count_results(turn, zip(runs, settlements, strict=True))
+
+    def _count_results(self, turn: Turn, ended: Iterable[tuple[OpenRun, Settlement]]) -> None:
+        """Count how runs ended, for the queues that have a breaker: a success wins."""
+        results: dict[str, int] = {}
+        for run, one in ended:
+            name = of_queue(run.queue)
+            rule = self._memory.settings.limits.get(name)
+            if rule is None or rule.breaker is None:
+                continue
+            if one.outcome is Outcome.SUCCEEDED:
+                results[name] = 0
+            elif policy.is_charged(run, one.outcome) and results.get(name) != 0:
+                results[name] = results.get(name, 0) + 1
+        if results:
+            self._store.record_results(results, now=turn.now)
 
     def _settlement(
         self, turn: Turn, run: OpenRun, end: policy.End, started: wire.Started | None

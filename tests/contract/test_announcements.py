@@ -441,6 +441,10 @@ CASES = [
         *("settle", "closed before", False, settled),
         settle(outcome=Outcome.RELEASED, state=TaskState.READY),
     ),
+    Case(
+        *("record_results", "of a queue", False, nothing),
+        lambda s, _: s.record_results({"queue:q": 1}, now=NOW),
+    ),
     Case("add_limits", "a queue", False, nothing, lambda s, _: s.add_limits(["queue:q"])),
     Case("take_node", "a node", False, nothing, lambda s, _: s.take_node(NODE_ROW, was=None)),
     Case("record_node", "a node", False, nothing, lambda s, _: s.record_node(NODE_ROW)),

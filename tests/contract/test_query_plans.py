@@ -221,6 +221,11 @@ PLANS = [
     (keys.LEAVE, {"queue": "q", "key": "k"}, ["tasks_behind (queue=? AND", "PRIMARY KEY"]),
     (supervisor.NEXT_DUE_OR_KEYS, {}, ["tasks_due", "tasks_key_due"]),
     (readers.TASK, {"id": 1}, ["PRIMARY KEY", "tasks_key_holders (queue=? AND"]),
+    (
+        limits.HEALTH,
+        {"name": "x", "since": 1, "probe": "u"},
+        ["limit_results_name (name=?", "(uid=?)"],
+    ),
     (limits.TAKEN_BY, {"task_id": 1, "lock": "x"}, ["runs_open", "PRIMARY KEY"]),
     (submitters.COMING, {}, ["bulk_parts_left"]),
     (submitters.NEXT_PART, {"uid": "u", "after": -1}, ["bulk_parts_left (uid=? AND"]),
@@ -241,6 +246,7 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
     tables = (" tasks", " runs", " events", " bulk_parts", " environments")
+    tables += (" limit_results",)
     tables += (" dependencies", " handovers")
     steps = [step for step in plan if any(table in step for table in tables)]
     assert [step for step in steps if "USING" not in step] == [], plan

@@ -62,12 +62,13 @@ WITH RECURSIVE taken (takes) AS (
 SELECT takes FROM taken WHERE takes IS NOT NULL
 """
 
-_CLOSED: Final = ("closed_at", "closed_until", "closed_reason", "closed_by")
+_CLOSED: Final = ("closed_at", "closed_until", "closed_reason", "closed_by", "probe")
 
 _SETS: Final = ", ".join(f"{name} = excluded.{name}" for name in _CLOSED)
 
 CLOSE: Final = f"""
-INSERT INTO limits (name, {", ".join(_CLOSED)}) VALUES (:name, :now, :until, :reason, :who)
+INSERT INTO limits (name, {", ".join(_CLOSED)})
+VALUES (:name, :now, :until, :reason, :who, :probe)
 ON CONFLICT (name) DO UPDATE SET {_SETS}
 """
 
@@ -76,12 +77,35 @@ CLOSE_LONGER: Final = f"""{CLOSE}
 WHERE limits.closed_at IS NULL OR limits.closed_until < excluded.closed_until
 """
 
+# From now on a breaker counts anew.
 OPEN: Final = f"""
-UPDATE limits SET {", ".join(f"{name} = NULL" for name in _CLOSED)}
+UPDATE limits SET {", ".join(f"{name} = NULL" for name in _CLOSED)}, counted_from = :now
 WHERE name = :name AND closed_at IS NOT NULL
 """
 
 OPEN_OVER: Final = f"{OPEN.rstrip()} AND closed_until <= :now"
+
+RESULT: Final = f"""
+INSERT INTO limit_results (name, recorded_at, failures)
+SELECT given.name, :now, given.many FROM {given("name", "many")}
+"""
+
+#: The last success, and the failures since, of those in a window; how a probe ended.
+HEALTH: Final = """
+SELECT (SELECT max(recorded_at) FROM limit_results
+        WHERE name = :name AND recorded_at > :since AND failures = 0),
+    (SELECT sum(failures) FROM limit_results
+        WHERE name = :name AND recorded_at > :since AND recorded_at > COALESCE(
+            (SELECT max(recorded_at) FROM limit_results
+                WHERE name = :name AND recorded_at > :since AND failures = 0), 0)),
+    (SELECT COALESCE(outcome, 'open') FROM runs WHERE uid = :probe)
+"""
+
+FORGET_RESULTS: Final = """
+DELETE FROM limit_results WHERE name = :name AND recorded_at <= :before
+"""
+
+PROBE: Final = "UPDATE limits SET probe = :probe WHERE name = :name AND probe IS NOT NULL"
 
 # Of the task of a lock.
 TAKEN_BY: Final = """
