@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.errors import ConfigError, InvalidTask
-from dispatcher.named_limits import Rate, Rule
+from dispatcher.named_limits import Rate, Rule, parse_breaker
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import new_task
 
@@ -102,3 +102,33 @@ def test_an_unknown_limit_of_a_profile_is_a_mistake_of_that_profile_alone(tmp_pa
     assert "profiles.bad.limits: there is no limit 'x'" in config.mistakes[0]
     with pytest.raises(ConfigError, match="'bad' has a mistake"):
         new_task(config, [], {"profile": "bad"})
+
+
+def test_a_queue_has_a_breaker_with_its_cool_down(tmp_path: Path) -> None:
+    text = '[queues.a]\nbreaker = "5 in 10m"\n[queues.b]\nbreaker = "1 in 1s"\n'
+    text += 'breaker_cooldown = "9s"\n'
+    rules = {name: one.rule for name, one in loaded(tmp_path, text).queues.items()}
+
+    assert {
+        "a": Rule(breaker=parse_breaker("5 in 10m", Milliseconds(60_000))),
+        "b": Rule(breaker=parse_breaker("1 in 1s", Milliseconds(9_000))),
+    } == rules
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('breaker = "often"', "queues.q.breaker: 'often' is not a breaker; write for example"),
+        ('breaker = "0 in 1m"', "queues.q.breaker: 0 failures are not from 1 to"),
+        ('breaker_cooldown = "1m"', "queues.q.breaker_cooldown: there is no breaker; add it"),
+        (
+            'breaker = "5 in 1m"\nbreaker_cooldown = "0s"',
+            "queues.q.breaker_cooldown: must be above",
+        ),
+    ],
+)
+def test_a_mistaken_breaker_is_a_mistake_of_the_file(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(Mistaken) as mistaken:
+        loaded(tmp_path, f"[queues.q]\n{text}\n")
+
+    assert said in str(mistaken.value)

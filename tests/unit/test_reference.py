@@ -61,6 +61,7 @@ def test_the_commented_file_names_every_key_once_and_changes_nothing(tmp_path: P
 #: What the other keys of a section need.
 NEEDED = {
     "profiles.NAME": {"command": '["true"]'},
+    "queues.NAME": {"breaker": '"5 in 10m"'},
     "peers": dict.fromkeys(("token_file", "certificate", "key", "authority"), '"/file"'),
 }
 
