@@ -1,6 +1,7 @@
 """The order, number and repetition of runs: slots, queues, priorities, delays, keys."""
 
 import os
+import time
 
 import pytest
 
@@ -56,3 +57,34 @@ def test_r46_the_slots_hold_however_the_daemon_is_run(world: World, how: str) ->
 
 def _assert_over(world: World) -> None:
     assert {"succeeded"} == set(states(world))
+
+
+def test_queues_share_the_slots_by_weight_and_ageing_orders_one_by_waiting(world: World) -> None:
+    note = shell('echo "$DISPATCHER_QUEUE-$1" >> order')
+    ageing = {"ageing": "1s"}
+    world.configure(
+        **{"node": {"slots": 1}, "queues.big": {"weight": 3}, "queues.small": ageing},
+    )
+
+    def tasks(queue: str, *numbers: int, priority: int = 0) -> None:
+        wanted = {"queue": queue, "priority": priority}
+        submit_all(world, *({"command": [*note, "x", str(n)], **wanted} for n in numbers))
+
+    tasks("small", 1, 2)
+    world.cli("pause", "small", "--reason", "so that its tasks grow older")
+    begin = time.monotonic()
+    eventually(lambda: _assert_after(begin + 2.5))
+    tasks("small", 3, priority=1)
+    tasks("small", 4, priority=60)
+    tasks("big", 1, 2, 3, 4, 5, 6, 7)
+    world.cli("resume", "small")
+    with world.daemon("--drain") as daemon:
+        assert 0 == daemon.wait()
+
+    order = expect_file(world, "order", lines=11)
+    assert ["small-4", "small-1", "small-2", "small-3"] == [x for x in order if "small" in x]
+    assert "bbbsbbbsbss" == "".join(x[0] for x in order)
+
+
+def _assert_after(moment: float) -> None:
+    assert time.monotonic() > moment
