@@ -11,6 +11,7 @@ import msgspec
 from dispatcher import nodes
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import end_of
+from dispatcher.config.limits import TIMEOUTS
 from dispatcher.execution import LOCAL
 from dispatcher.handover import Handover
 from dispatcher.host.run_output import dropped
@@ -52,11 +53,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "liveness": task.liveness,
         "notify": task.notify,
         "lease_ttl_ms": int(task.lease_ttl_ms),
-        "run_timeout_ms": task.run_timeout_ms,
-        "stall_timeout_ms": task.stall_timeout_ms,
-        "start_timeout_ms": task.start_timeout_ms,
-        "queue_timeout_ms": task.queue_timeout_ms,
-        "total_timeout_ms": task.total_timeout_ms,
+        **{f"{name}_ms": getattr(task, f"{name}_ms") for name in TIMEOUTS},
         "fails_at": moment(task.fails_at, calendar),
         **{name: getattr(task, name) for name in ("kill_signal", "kill_mode", *FIXED)},
         "profile": task.profile,
