@@ -92,7 +92,7 @@ test-system: $(STAMP)
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
 	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 --timeout 0 tests/crash tests/model \
-		tests/unit/test_locked_rows.py
+		tests/unit/test_locked_rows.py tests/contract/test_hammer.py tests/contract/test_family_hammer.py
 	$(BIN)/python -m tests.rounds --minutes $(FUZZ_MINUTES)
 
 docs: $(STAMP)
