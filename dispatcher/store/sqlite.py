@@ -103,7 +103,8 @@ class SqliteEngine:
     def version(self) -> int | None:
         self._check_fork()
         with suppress(dbapi2.Error, DispatcherError):
-            if self._connection is not None and self._inodes == self._stat():
+            begun = self._cursor is not _OUTSIDE  # then the files were compared
+            if self._connection is not None and (begun or self._inodes == self._stat()):
                 return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         return None
 

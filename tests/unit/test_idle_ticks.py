@@ -4,6 +4,7 @@ A tick opens no transaction when nothing has arrived, nothing is due and nothing
 it is time to look, it asks one question; a whole tick follows if there is work.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from dispatcher import wire
 from dispatcher.model import Liveness, TaskState
 from dispatcher.store.api import Version
+from dispatcher.store.engine import transaction
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.supervisor.session import NodeSession
@@ -107,6 +109,25 @@ def test_a_replaced_store_is_noticed_within_a_poll(tmp_path: Path) -> None:
         path.rename(path.with_name("moved"))
 
         assert engine.version() is None
+
+
+def test_a_transaction_compares_the_files_of_its_store_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, looks, look = tmp_path / "store" / "tasks.db", list[str](), os.stat
+    put_fresh_database(path)
+    engine = SqliteEngine(path, patience=0)
+
+    def counted(place: Path, **options: Any) -> os.stat_result:
+        looks.append(str(place))
+        return look(place, **options)
+
+    with closing(engine), monkeypatch.context() as patch:
+        patch.setattr(os, "stat", counted)
+        with transaction(engine, write=True):
+            assert None is not engine.version() == engine.version()
+
+    assert [f"{path}{end}" for end in ("", "-wal", "-shm")] == looks
 
 
 def test_a_delay_that_is_over_is_found_at_its_time(world: Counted) -> None:
