@@ -1,5 +1,6 @@
 """The order of a queue's ready tasks, and which of them a claim reads."""
 
+import random
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,64 @@ def test_queues_left_out_and_lanes_of_others_are_not_unfinished(store: OneByOne)
     assert store.has_unfinished(but=["a"], labels=ZONE)
     assert not store.has_unfinished(but=["a"], labels=GPU)
     assert store.has_unfinished(labels=GPU)
+
+
+class Order:
+    """Ready tasks as a plain list: what a claim ought to take of them."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, tuple[int, int, int | None, dict[str, str]]] = {}
+        """By id: when they were submitted, priority, ageing, and the labels that they require."""
+
+    def first(self, limit: int, labels: dict[str, str] | None = None) -> list[int]:
+        fitting = (
+            task_id
+            for task_id, (_, _, _, requires) in self.tasks.items()
+            if labels is None or requires.items() <= labels.items()
+        )
+        return sorted(fitting, key=self.place)[:limit]
+
+    def place(self, task_id: int) -> tuple[int, int]:
+        created_at, priority, ageing_ms, _ = self.tasks[task_id]
+        point = 68 * 366 * 86_400 if ageing_ms is None else ageing_ms // 1000
+        return created_at // 1000 - priority * point, task_id
+
+
+NEEDS: list[dict[str, str]] = [{}, {}, GPU, ZONE, {**GPU, **ZONE}, {"gpu": "v100"}]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_claims_take_what_a_plain_list_has_first_whatever_tasks_need(
+    store: OneByOne, seed: int
+) -> None:
+    rng, order = random.Random(seed), Order()
+    for step in range(60):
+        at = later(step * MINUTE + rng.randrange(MINUTE))
+        facts: dict[str, Any] = {
+            "priority": rng.randint(-2, 2),
+            "ageing_ms": rng.choice([None, 3 * MINUTE]) if seed % 2 else 3 * MINUTE,
+            "requires": rng.choice(NEEDS),
+        }
+        for one in store.submit([new_task(**facts)] * rng.randint(1, 3), now=at):
+            order.tasks[one.task_id] = (at, *facts.values())
+        if not step % 3:
+            labels, limit = rng.choice(NEEDS), rng.randint(1, 7)
+            claimed = ids(claim(store, limit=limit, labels=labels))
+            assert order.first(limit, labels) == claimed
+            for task_id in claimed:
+                del order.tasks[task_id]
+        if order.tasks and not step % 4:
+            task = store.task(rng.choice([*order.tasks]))
+            changes = {"priority": rng.randint(-2, 2), "requires": rng.choice(NEEDS)}
+            assert store.edit(task, replace(task, **changes), now=at)
+            created_at, _, ageing_ms, _ = order.tasks[task.id]
+            order.tasks[task.id] = (created_at, changes["priority"], ageing_ms, changes["requires"])
+        if order.tasks and not step % 5:
+            found = store.foremost(TaskState.READY, queue="default", limit=9)
+            assert order.first(9) == [task.id for task in found]
+            place = rng.randrange(len(order.tasks))
+            task = store.task(order.first(place + 1)[-1])
+            assert place == store.before(task, limit=1000)
 
 
 #: The instructions of SQLite's virtual machine that a claim may take.
