@@ -41,6 +41,9 @@ class EventKind(enum.StrEnum):
     NODE_RESUME = "node_resume"
     NODE_FORGET = "node_forget"
     NODE_PAUSED = "node_paused"
+    SCHEDULE_PAUSE = "schedule_pause"
+    SCHEDULE_RESUME = "schedule_resume"
+    SCHEDULE_FORGET = "schedule_forget"
     WORKER_UNKILLABLE = "worker_unkillable"
 
 

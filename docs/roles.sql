@@ -74,6 +74,7 @@ BEGIN
         format('DELETE ON %I.events TO %I', store, operate),
         format('UPDATE ON %I.dependencies TO %I', store, operate),
         format('INSERT, UPDATE ON %I.handovers TO %I', store, operate),
+        format('INSERT, UPDATE, DELETE ON %I.schedules TO %I', store, operate),
 
         format('INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO %I', store, run),
         format('SELECT ON %I.runs TO %I', store, run),

@@ -30,6 +30,10 @@ _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+#: Of when a task may run, and who submitted it.
+_RULES = ("blockers", "on_parent_failure", "origin", "ageing_ms")
+
+
 def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
     """Return a task as `list --json` shows it; only the names of its environment."""
     return {
@@ -64,8 +68,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         **{name: getattr(task, name) for name in ("key", "concurrency_key")},
         **{name: dict(getattr(task, name)) for name in ("labels", "requires")},
         "limits": dict(task.takes),
-        **{name: getattr(task, name) for name in ("blockers", "on_parent_failure", "origin")},
-        "ageing_ms": task.ageing_ms,
+        **{name: getattr(task, name) for name in _RULES},
     }
 
 

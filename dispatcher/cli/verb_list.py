@@ -39,6 +39,9 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "limits": Verb("List the named limits: who holds them, and which are closed."),
         "limit": Verb("Close a named limit, or open it again.", changes=True),
     },
+    "Schedules": {
+        "schedules": Verb("List schedules; pause one, or let it go on.", changes=True),
+    },
     "Nodes": {
         "nodes": Verb("List the nodes of the store, and what runs on each."),
         "node": Verb("Drain a node, let it take work again, or forget it.", changes=True),

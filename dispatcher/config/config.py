@@ -13,13 +13,13 @@ from dispatcher.config import absence, limit_settings, places
 from dispatcher.config.limit_settings import Limit
 from dispatcher.config.peer_settings import PeersSection
 from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE, config_home, user_file
-from dispatcher.config.report_settings import LogsSection, MetricsSection
+from dispatcher.config.report_settings import LogsSection, MetricsSection, OutputSection
 from dispatcher.config.settings import (
     DaemonSection,
     ExecutorSection,
     LeasesSection,
-    OutputSection,
     RetrySection,
+    ScheduleTable,
     Settings,
 )
 from dispatcher.config.task_settings import Defaults, HooksSection, Profile, Queue
@@ -73,6 +73,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mistaken_profiles: Mapping[str, Sequence[str]] = {}
     """The mistakes of each profile that has one, a line each: it cannot be used."""
     hooks: HooksSection = HooksSection()
+    schedules: Mapping[str, ScheduleTable] = {}
     logs: LogsSection
     metrics: MetricsSection
     peers: PeersSection = PeersSection()
@@ -205,7 +206,7 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     if not places_certain and settings.node.runtime_dir is None:
         # It is derived from what may be mistaken.
         impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
-    together = [*impossible, *config.hooks.mistakes({*good, *profiles})]
+    together = [*impossible, *settings.unknown_profiles(profiles)]
     together += absence.mistakes(config.executor, config.leases, config.store_url)
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in together]
     if len(mistakes) > len(config.mistakes):

@@ -1,12 +1,61 @@
-"""The sections about what the daemon reports of itself: its log and its figures."""
+"""The sections about what is kept of runs, and what the daemon reports: output, log, figures."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dispatcher.config.section import LEAST_METRICS_INTERVAL, Section, at_least
+from dispatcher.config.section import (
+    LEAST_BUDGET,
+    LEAST_METRICS_INTERVAL,
+    LEAST_RETENTION,
+    Section,
+    at_least,
+    duration_or_never,
+)
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.quantities.sizes import Bytes
+
+
+class OutputSection(Section, frozen=True):
+    """How much of the runs' output is kept, and how long."""
+
+    retention: Annotated[str, Meta(examples=["30d"])] = "30d"
+    """How long finished tasks, their runs and their output are kept; then the daemon deletes them.
+    A duration, or `never`."""
+    run_budget: Annotated[Bytes, Meta(examples=["64MiB"])] = Bytes(64 << 20)
+    """How much of one run's output is kept: its end. The oldest output beyond it is dropped while
+    the run writes; between two looks, an eighth of a second apart, a file may be larger."""
+    total_budget: Annotated[Bytes, Meta(examples=["10GiB"])] = Bytes(10 << 30)
+    """How much disk all output on this node may take. Beyond it the oldest output files of finished
+    runs are removed; output of open runs is not touched."""
+    free_floor: Annotated[Bytes, Meta(examples=["512MiB"])] = Bytes(512 << 20)
+    """How much of the disk stays free: below it output is removed in the same way, whatever filled
+    the disk. The default has room for what eight runs may write between two looks, and for the
+    database. `0KiB`: no floor."""
+
+    def _mistakes(self) -> Iterator[str]:
+        yield from at_least(LEAST_BUDGET, self, "run_budget")
+        if self.total_budget < self.run_budget:
+            yield (
+                f"total_budget: {self.total_budget} is less than run_budget ({self.run_budget});"
+                " raise it or lower that"
+            )
+        try:
+            retention = self.retention_ms
+        except ValueError as error:
+            yield f'retention: {error}, or "never"'
+            return
+        if retention is not None and retention < LEAST_RETENTION:
+            yield (
+                f"retention: {retention} is less than {LEAST_RETENTION}, so that nobody could see"
+                ' how a task ended; raise it, or write "never"'
+            )
+
+    @property
+    def retention_ms(self) -> Milliseconds | None:
+        """How long finished tasks are kept; None: for ever."""
+        return duration_or_never(self.retention)
 
 
 class LogsSection(Section, frozen=True):

@@ -5,7 +5,7 @@ there (`ttl = "60s"`). The text under a key is its documentation (`config.refere
 completes the message about a mistake.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,13 +14,11 @@ from msgspec import Meta
 from dispatcher.config import limits
 from dispatcher.config.limit_settings import Limit
 from dispatcher.config.peer_settings import PeersSection
-from dispatcher.config.report_settings import LogsSection, MetricsSection
+from dispatcher.config.report_settings import LogsSection, MetricsSection, OutputSection
 from dispatcher.config.section import (
     DERIVED,
     LEAST_ABSENCE,
-    LEAST_BUDGET,
     LEAST_INTERVAL,
-    LEAST_RETENTION,
     MOST,
     NAME,
     Minute,
@@ -32,10 +30,16 @@ from dispatcher.config.section import (
     duration_or_never,
     label_mistakes,
 )
-from dispatcher.config.task_settings import Defaults, HooksSection, Profile, Queue
+from dispatcher.config.task_settings import (
+    Defaults,
+    HooksSection,
+    Profile,
+    Queue,
+    TaskDefaults,
+    unknown_profile,
+)
 from dispatcher.execution import BUILT_IN, KILL_GRACE_MS
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.quantities.sizes import Bytes
 
 
 class NodeSection(Section, frozen=True):
@@ -198,45 +202,64 @@ class RetrySection(Section, frozen=True):
             yield mistake
 
 
-class OutputSection(Section, frozen=True):
-    """How much of the runs' output is kept, and how long."""
+class ScheduleTable(TaskDefaults, frozen=True, kw_only=True):
+    """Tasks that are submitted at the times of a cron line, each time once, whichever daemons have
+    it. Give all files of a store the same ones. What it gives its tasks is as for a submit.
+    """
 
-    retention: Annotated[str, Meta(examples=["30d"])] = "30d"
-    """How long finished tasks, their runs and their output are kept; then the daemon deletes them.
-    A duration, or `never`."""
-    run_budget: Annotated[Bytes, Meta(examples=["64MiB"])] = Bytes(64 << 20)
-    """How much of one run's output is kept: its end. The oldest output beyond it is dropped while
-    the run writes; between two looks, an eighth of a second apart, a file may be larger."""
-    total_budget: Annotated[Bytes, Meta(examples=["10GiB"])] = Bytes(10 << 30)
-    """How much disk all output on this node may take. Beyond it the oldest output files of finished
-    runs are removed; output of open runs is not touched."""
-    free_floor: Annotated[Bytes, Meta(examples=["512MiB"])] = Bytes(512 << 20)
-    """How much of the disk stays free: below it output is removed in the same way, whatever filled
-    the disk. The default has room for what eight runs may write between two looks, and for the
-    database. `0KiB`: no floor."""
+    cron: Annotated[str, Meta(examples=["0 3 * * *"])]
+    """Five fields: minute, hour, day of the month, month, day of the week. As Debian's cron: lists,
+    ranges, steps, names (`MON`, `JAN`), `L` for the last day, `5L` for the last Friday, `MON#1` for
+    the first Monday."""
+    time_zone: Annotated[str, Meta(examples=["Europe/Berlin"])] = "UTC"
+    """The IANA name of the zone that the cron line means."""
+    profile: Annotated[str, Meta(pattern=NAME, examples=["report"])] | None = None
+    """The profile of its tasks. Either this or `command`."""
+    command: Annotated[tuple[str, ...], Meta(min_length=1, examples=[["sync", "--all"]])] | None = (
+        None
+    )
+    """The program and its arguments, without a shell. Its environment is clean."""
+    payload: Annotated[str, Meta(examples=['{"level": 9}'])] | None = None
+    """JSON, for the worker and the profile's command."""
+    queue: Annotated[str, Meta(pattern=NAME, examples=["nightly"])] | None = None
+    """The queue of its tasks. Left out: the profile's, or the one of `[defaults]`."""
+    cwd: Annotated[str, Meta(examples=["/srv/images"])] | None = None
+    """The working directory. Left out: the profile's, or `/`."""
+    env: Annotated[dict[str, str], Meta(examples=[{"LEVEL": "3"}])] | None = None
+    """Variables for the command; they take precedence over the profile's. `SCHEDULED_AT` is the
+    time for which a task is."""
+    labels: Annotated[dict[str, str], Meta(examples=[{"team": "b"}])] | None = None
+    """Labels of its tasks. Left out, `name` is the name of the schedule."""
+    catch_up: Annotated[Literal["none", "one", "all"], Meta(examples=["all"])] = "one"
+    """What becomes of times at which no daemon was there for a minute: no task, one task for the
+    last of them unless another time is due by now, or a task each, of the last 1000 at most."""
+    overlap: Annotated[Literal["skip", "queue", "cancel_old"], Meta(examples=["queue"])] = "skip"
+    """What happens at a time at which an earlier task of the schedule has not ended: no new task,
+    a new one that waits for its end, or a new one after the old ones are cancelled and have ended.
+    A held task keeps no other from being submitted."""
 
     def _mistakes(self) -> Iterator[str]:
-        yield from at_least(LEAST_BUDGET, self, "run_budget")
-        if self.total_budget < self.run_budget:
-            yield (
-                f"total_budget: {self.total_budget} is less than run_budget ({self.run_budget});"
-                " raise it or lower that"
-            )
-        try:
-            retention = self.retention_ms
-        except ValueError as error:
-            yield f'retention: {error}, or "never"'
-            return
-        if retention is not None and retention < LEAST_RETENTION:
-            yield (
-                f"retention: {retention} is less than {LEAST_RETENTION}, so that nobody could see"
-                ' how a task ended; raise it, or write "never"'
-            )
+        from dispatcher import cron  # noqa: PLC0415 - a library that few configurations need
 
-    @property
-    def retention_ms(self) -> Milliseconds | None:
-        """How long finished tasks are kept; None: for ever."""
-        return duration_or_never(self.retention)
+        yield from super()._mistakes()
+        for key, check, given in (
+            ("cron", cron.check, self.cron),
+            ("time_zone", cron.check_zone, self.time_zone),
+        ):
+            try:
+                check(given)
+            except ValueError as error:
+                yield f"{key}: {error}"
+        if self.profile is None and self.command is None:
+            yield 'command: is missing; write a command or a profile, as in: profile = "report"'
+        if self.profile is not None and self.command is not None:
+            yield "command: its profile brings one; leave this or the profile out"
+        yield from label_mistakes("labels", self.labels or {})
+
+    def mistakes(self, name: str, profiles: Container[str]) -> Iterator[str]:
+        """Yield the mistake of a schedule of this name whose profile is none of these."""
+        if self.profile is not None and self.profile not in profiles:
+            yield f"schedules.{name}.profile: {unknown_profile(self.profile)}"
 
 
 class Settings(Section, frozen=True):
@@ -256,6 +279,16 @@ class Settings(Section, frozen=True):
         default_factory=dict
     )
     hooks: HooksSection = HooksSection()
+    schedules: dict[Annotated[str, Meta(pattern=NAME)], ScheduleTable] = msgspec.field(
+        default_factory=dict
+    )
     logs: LogsSection = LogsSection()
     metrics: MetricsSection = MetricsSection()
     peers: PeersSection = PeersSection()
+
+    def unknown_profiles(self, mistaken: Iterable[str]) -> Iterator[str]:
+        """Yield the mistakes of hooks and schedules that name a profile which is not there."""
+        known = {*self.profiles, *mistaken}
+        yield from self.hooks.mistakes(known)
+        for name, schedule in self.schedules.items():
+            yield from schedule.mistakes(name, known)

@@ -77,13 +77,15 @@ class HooksSection(Section, frozen=True):
         return self != HooksSection()
 
     def mistakes(self, profiles: Container[str]) -> Iterator[str]:
-        """Yield each hook whose profile is none of these."""
+        """Yield the mistake of each hook whose profile is none of these."""
         for hook in self.__struct_fields__:
             if (name := getattr(self, hook)) is not None and name not in profiles:
-                yield (
-                    f"hooks.{hook}: there is no profile {name!r}; add [profiles.{name}], or leave"
-                    " this out"
-                )
+                yield f"hooks.{hook}: {unknown_profile(name)}"
+
+
+def unknown_profile(name: str) -> str:
+    """Return the mistake, with its remedy, of a section that names a profile that is not there."""
+    return f"there is no profile {name!r}; add [profiles.{name}], or correct the name"
 
 
 class TaskDefaults(Section, frozen=True):

@@ -10,6 +10,7 @@ from dispatcher.config.environment_file import Variables
 from dispatcher.errors import ConfigError
 from dispatcher.executor_api import StartSettings
 from dispatcher.named_limits import Rule, of_queue
+from dispatcher.schedules import Schedules
 from dispatcher.store.schema import is_shared
 from dispatcher.supervisor.session import NodeSession
 from dispatcher.supervisor.turn import SupervisorSettings
@@ -38,7 +39,7 @@ def settings(
 ) -> SupervisorSettings:
     """Return what the supervisor needs of the configuration."""
     leases, absence_ms = config.leases, config.absence_limit_ms
-    retention_ms = config.output.retention_ms
+    retention_ms, queues = config.output.retention_ms, config.queues.items()
     return SupervisorSettings(
         node_id=node,
         hostname=socket.gethostname(),
@@ -54,13 +55,12 @@ def settings(
         retention=None if retention_ms is None else retention_ms / 1000,
         takeover_margin=leases.takeover_margin_ms / 1000,
         concurrency={
-            name: queue.concurrency
-            for name, queue in config.queues.items()
-            if queue.concurrency is not None
+            name: most for name, queue in queues if (most := queue.concurrency) is not None
         },
         limits=_rules(config),
-        weights={name: queue.weight for name, queue in config.queues.items() if queue.weight != 1},
+        weights={name: queue.weight for name, queue in queues if queue.weight != 1},
         labels=config.labels,
+        schedules=_schedules(config),
         session=session,
         start=_start_settings(config, variables),
     )
@@ -74,6 +74,16 @@ def _rules(config: Config) -> dict[str, Rule]:
         for name, queue in config.queues.items()
         if (rule := queue.rule) is not None
     }
+
+
+def _schedules(config: Config) -> Schedules | None:
+    """Return the schedules, if there are any. Raises `ConfigError` if one has a mistake."""
+    if not config.schedules:
+        return None
+    from dispatcher import schedule_tasks  # noqa: PLC0415 - few configurations have schedules
+
+    schedule_tasks.check(config)
+    return schedule_tasks.ScheduleTasks(config)
 
 
 def _start_settings(config: Config, variables: Variables) -> StartSettings:

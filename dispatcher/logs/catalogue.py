@@ -342,6 +342,24 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={"limit": str, "reason": str},
         ),
+        "schedule.fired": Event(
+            "The time of a schedule has come, and its task is submitted.",
+            fields={"schedule": str, "time": str, "task_id": int},
+        ),
+        "schedule.skipped": Event(
+            "The time of a schedule has no task, as an earlier task has not ended.",
+            fields={"schedule": str, "time": str, "task_id": int},
+        ),
+        "schedule.missed": Event(
+            "Times of a schedule have no task, as no daemon was there.",
+            fields={"schedule": str, "since": str, "until": str},
+        ),
+        "schedule.refused": Event(
+            "The task of a schedule cannot be made; it is tried again.",
+            "error",
+            fields={"schedule": str, "error": str},
+            same_by=("schedule", "error"),
+        ),
         "node.paused": Event(
             "This host cannot start processes; nothing is claimed for a while.",
             "error",

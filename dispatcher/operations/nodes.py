@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dispatcher import commits
 from dispatcher.errors import DispatcherError, did_you_mean
@@ -11,11 +11,14 @@ from dispatcher.nodes import NodeView, named
 from dispatcher.operations.reading import Reader
 from dispatcher.times import StoreTime
 
+if TYPE_CHECKING:
+    from dispatcher.schedules import ScheduleChange
+
 _SEEN: Final = "{name} was seen lately; stop its daemon, and try again a little later"
 
 
 class NodeOperator(Reader):
-    """The part of a `Client` for nodes.
+    """The part of a `Client` for nodes, and for schedules.
 
     A name is a node's hostname, its id, or the beginning of that. `DispatcherError` is raised for
     one that means none, or several.
@@ -66,6 +69,17 @@ class NodeOperator(Reader):
         from dispatcher.supervisor.abandoned import settle_of_node  # noqa: PLC0415
 
         return settle_of_node(self.store, node_id, rng=SystemRandom(), now=now)
+
+    def change_schedule(
+        self, name: str, change: ScheduleChange | str, reason: str | None = None
+    ) -> bool:
+        """Pause a schedule, let it go on, or forget it; False: it was so already.
+
+        `change` is a `ScheduleChange` or its word. Raises `DispatcherError` for an unknown name.
+        """
+        from dispatcher.operations import schedules  # noqa: PLC0415 - few have schedules
+
+        return schedules.change(self.store, self.config, name, change, reason)
 
 
 def _found(views: Sequence[NodeView], name: str) -> NodeView:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dispatcher.nodes import NodeView
     from dispatcher.obstacles import Standing
     from dispatcher.operations.answers import Waiting
+    from dispatcher.operations.schedules import ScheduleView
     from dispatcher.outlook import Outlook
     from dispatcher.overview import Status
 
@@ -47,6 +48,12 @@ class Reader:
         """Return at most `limit` dependencies of other tasks on this one, lowest ids first."""
         with self.store.snapshot():
             return self.store.children(task_id, limit=limit)
+
+    def schedules(self) -> list[ScheduleView]:
+        """Return the schedules of the configuration and of the store, by name."""
+        from dispatcher.operations import schedules  # noqa: PLC0415 - few have schedules
+
+        return schedules.views(self.store, self.config)
 
     def prunable(self, *, older_than_ms: int, states: Collection[TaskState] = FINISHED) -> int:
         """Return how many tasks in these states finished at least so long ago."""

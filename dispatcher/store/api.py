@@ -47,13 +47,14 @@ from dispatcher.new_task import NewTask
 from dispatcher.nodes import Requiring
 from dispatcher.selection import Match
 from dispatcher.store.bell import Bell
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, WallTime
 from dispatcher.wire import Exit, RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 if TYPE_CHECKING:
     from dispatcher.hooks import Hooks
     from dispatcher.limit_views import LimitView
+    from dispatcher.schedules import ScheduleChange, ScheduleState
 
 #: What `Transactions.version` returns, to be compared.
 Version = tuple[int, int, int | None]
@@ -300,6 +301,12 @@ class ReaderStore(Transactions, Protocol):
     def task_events(self, task_id: int) -> list[StoreEvent]:
         """Return what happened to a task, the oldest first, with its claims."""
 
+    def schedules(self) -> list[ScheduleState]:
+        """Return the schedules that daemons of this store had, or have, by name."""
+
+    def unfinished_of(self, origin: str, *, limit: int) -> list[Match]:
+        """Return the last tasks of an origin that have not ended, but for held ones."""
+
     def coming(self) -> int:
         """Return how many tasks of accepted bulk submits are not tasks yet."""
 
@@ -485,6 +492,20 @@ class OperatorStore(ReaderStore, Protocol):
 
     def open_limit(self, name: str, *, now: StoreTime) -> bool:
         """Let what takes a limit start again; False if it was not closed."""
+
+    def change_schedule(
+        self,
+        name: str,
+        change: ScheduleChange,
+        *,
+        reason: str | None = None,
+        at: WallTime,
+        now: StoreTime,
+    ) -> bool:
+        """Pause a schedule, let it go on from a date, or delete its row; False if it is not so.
+
+        A daemon that has it adds its row again.
+        """
 
     def drain_node(self, node_id: str, reason: str, *, now: StoreTime) -> bool:
         """Let a node claim nothing more, for a new reason too; False if it has no row."""
@@ -694,6 +715,20 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
         """Record the decision to end one run; return whether it was begun."""
+
+    def take_schedules(
+        self, definitions: Mapping[str, str], *, at: WallTime
+    ) -> dict[str, ScheduleState]:
+        """Return these schedules, locked, by name; those that others have locked are left out.
+
+        New ones are added, which have no times until the date `at`.
+        """
+
+    def settle_schedule(self, state: ScheduleState, *, now: StoreTime) -> None:
+        """Write what became of a schedule's times, which is locked: all but whether it is paused.
+
+        Its last time and task stay if they are None.
+        """
 
     def record_unkillable(self, uid: RunUid, reason: str, *, now: StoreTime) -> None:
         """Write the event of a run whose processes cannot be killed, once for each run."""

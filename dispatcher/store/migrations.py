@@ -713,6 +713,20 @@ CREATE TABLE limit_results (
 CREATE INDEX limit_results_name ON limit_results (name, recorded_at, failures);
 """
 
+_SCHEDULES = """
+CREATE TABLE schedules (
+    name TEXT PRIMARY KEY,
+    definition TEXT NOT NULL,
+    settled_at BIGINT NOT NULL,
+    fired_at BIGINT,
+    task_id BIGINT,
+    note TEXT,
+    noted_at BIGINT,
+    paused TEXT
+);
+CREATE INDEX tasks_origin ON tasks (origin, id) WHERE origin IS NOT NULL AND finished_at IS NULL;
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -742,6 +756,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _CONCURRENCY_KEYS,
     _OBEYS,
     _BREAKERS,
+    _SCHEDULES,
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.

@@ -1,21 +1,31 @@
-"""Deletes what finished long ago, a bounded number of rows in a transaction."""
+"""Deletes what finished long ago, a bounded number of rows in a transaction.
 
-from collections.abc import Collection, Iterator, Sequence
+Schedules are kept here, too: until when their times are settled, and whether they are paused.
+"""
 
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dispatcher.events import EventKind
 from dispatcher.execution import Rows
 from dispatcher.model import FINISHED, Pruned, TaskFilter, TaskState
-from dispatcher.store.engine import Values
+from dispatcher.store.engine import Values, refuse_nul
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.statements import events as events_sql
 from dispatcher.store.statements import locks as locks_sql
 from dispatcher.store.statements import operators as sql
 from dispatcher.store.statements import submitters as submitters_sql
 from dispatcher.store.statements.given import rows_of
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, WallTime
+
+if TYPE_CHECKING:
+    from dispatcher.schedules import ScheduleChange, ScheduleState
 
 
 class SqlPruner(SqlReader):
-    """The part of `OperatorStore` that deletes."""
+    """The part of `OperatorStore` that deletes, and all that concerns schedules."""
 
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
@@ -95,3 +105,31 @@ class SqlPruner(SqlReader):
             limit -= len(rows)
             if not limit:
                 return
+
+    def take_schedules(
+        self, definitions: Mapping[str, str], *, at: WallTime
+    ) -> dict[str, ScheduleState]:
+        from dispatcher.store import scheduling  # noqa: PLC0415 - few stores have schedules
+
+        return scheduling.take(self.engine, definitions, at)
+
+    def settle_schedule(self, state: ScheduleState, *, now: StoreTime) -> None:
+        from dispatcher.store import scheduling  # noqa: PLC0415 - few stores have schedules
+
+        scheduling.settle(self.engine, state, now)
+
+    def change_schedule(
+        self,
+        name: str,
+        change: ScheduleChange,
+        *,
+        reason: str | None = None,
+        at: WallTime,
+        now: StoreTime,
+    ) -> bool:
+        from dispatcher.store import scheduling  # noqa: PLC0415 - few stores have schedules
+
+        refuse_nul({"name": name, "reason": reason})
+        if done := scheduling.change(self.engine, name, change, reason, at):
+            self._record(EventKind(f"schedule_{change}"), now=now, subject=name, reason=reason)
+        return done

@@ -49,6 +49,7 @@ from dispatcher.wire import RunUid
 
 if TYPE_CHECKING:
     from dispatcher.limit_views import LimitView
+    from dispatcher.schedules import ScheduleState
 
 #: States with an order of their own.
 _IN_ITS_ORDER: Final = {
@@ -258,6 +259,16 @@ class SqlReader(SqlTransactions):
 
     def _events(self, statement: str, values: Values) -> list[StoreEvent]:
         return [event_from(row) for row in self.engine.rows(statement, values)]
+
+    def schedules(self) -> list[ScheduleState]:
+        from dispatcher.store import scheduling  # noqa: PLC0415 - few stores have schedules
+
+        return scheduling.every(self.engine)
+
+    def unfinished_of(self, origin: str, *, limit: int) -> list[Match]:
+        from dispatcher.store import scheduling  # noqa: PLC0415 - few stores have schedules
+
+        return scheduling.unfinished(self.engine, origin, limit)
 
     def coming(self) -> int:
         return bulk_parts.coming(self.engine)

@@ -1,7 +1,6 @@
 """The store for the daemon's ticks."""
 
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
-
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from functools import partial
 

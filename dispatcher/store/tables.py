@@ -161,6 +161,7 @@ CREATE UNIQUE INDEX tasks_key_holders ON tasks (queue, concurrency_key)
 CREATE INDEX tasks_behind ON tasks (queue, concurrency_key, rank, id)
     WHERE concurrency_key IS NOT NULL AND state = 'ready' AND lane = '~';
 CREATE INDEX tasks_key_due ON tasks (id) WHERE key_due;
+CREATE INDEX tasks_origin ON tasks (origin, id) WHERE origin IS NOT NULL AND finished_at IS NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
 -- Apart, because a task's row is rewritten whole at each move.
@@ -307,6 +308,18 @@ CREATE TABLE limit_starts (
     many BIGINT NOT NULL
 );
 CREATE INDEX limit_starts_name ON limit_starts (name, started_at, many);
+
+-- Until when the times of each schedule are settled. These are dates.
+CREATE TABLE schedules (
+    name TEXT PRIMARY KEY,
+    definition TEXT NOT NULL,
+    settled_at BIGINT NOT NULL,
+    fired_at BIGINT,
+    task_id BIGINT,
+    note TEXT,
+    noted_at BIGINT,
+    paused TEXT
+);
 
 -- Moves of tasks' states but for claims, and operators' actions: see `statements.events`.
 CREATE TABLE events (

@@ -38,6 +38,7 @@ from dispatcher.supervisor.replay import Replay
 from dispatcher.supervisor.report import age, daemon_report
 from dispatcher.supervisor.rest import Rest
 from dispatcher.supervisor.retention import Files, Retention
+from dispatcher.supervisor.scheduler import Scheduler
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stop import DRAIN_PATIENCE, Stop
 from dispatcher.supervisor.stranded import StrandedRuns
@@ -71,7 +72,7 @@ class Supervisor:
         self._recorder = Recorder(shared, self._timeouts, self._workers, stranded, settler)
         self._claimer, self._reaper = Claimer(shared, settler), Reaper(shared)
         self._ender = Ender(shared, self._reaper, self._timeouts)
-        self._failover = Failover(shared)
+        self._failover, self._rest = Failover(shared), Rest(store, executor, memory)
         self._absence = Absence(shared, stranded, self._failover)
         self._locking = Locking(shared, self._reaper, self._absence, self._failover)
         self._clock, self._registry = ClockWatch(store, memory), Registry(store, memory)
@@ -80,11 +81,10 @@ class Supervisor:
         self._chores = (
             Chore(store, "bulk submits", Admission(store)),
             Chore(store, "retention", Retention(store, memory, files)),
+            Chore(store, "schedules", Scheduler(store, memory)),
         )
         self._replay = Replay(store, self._transactor, self._locking, self._recorder, self._workers)
-        self._rest = Rest(store, executor, memory)
-        self._inbox = Inbox()
-        self._outage = Outage(rng=rng)
+        self._inbox, self._outage = Inbox(), Outage(rng=rng)
         self._has_worked = False  # then what is withheld is an outage
         self._rested_at = LONG_AGO
         """When the last tick was left out."""

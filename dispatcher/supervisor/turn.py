@@ -14,6 +14,7 @@ from dispatcher.daemon_report import LockReport, StrandedReport
 from dispatcher.execution import NONE_HELD, BegunEnding, Held
 from dispatcher.executor_api import Event, ExecutorApi, StartSettings
 from dispatcher.named_limits import Rule
+from dispatcher.schedules import Schedules
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.live_runs import LiveRuns
@@ -61,6 +62,7 @@ class SupervisorSettings(Struct, frozen=True, kw_only=True):
     """The named limits that tasks may take, and those of queues on all nodes."""
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     """What tasks may require of this node."""
+    schedules: Schedules | None = None
     session: NodeSession | None = None
     """None: the store is embedded, and this node alone in it."""
 

@@ -13,6 +13,7 @@ from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.events import Ledger
 from dispatcher.execution import BegunEnding, Claim, Held, Rows, StartedRun
 from dispatcher.model import Declared, Node, Outcome, TaskFilter, TaskState
+from dispatcher.schedules import ScheduleChange, ScheduleState
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
@@ -69,6 +70,8 @@ READS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "limit_views": (({},), {"now": NOW}),
     "limits_taken": ((), {}),
     "prunable": ((), {"before": NOW}),
+    "schedules": ((), {}),
+    "unfinished_of": (("schedule:x",), {"limit": 1}),
     "coming": ((), {}),
     "damaged_parts": ((), {}),
     "accepted": (("bulk",), {}),
@@ -109,6 +112,11 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.method}: {self.what}"
+
+
+def scheduled(store: OneByOne) -> ScheduleState:
+    found: dict[str, ScheduleState] = store.take_schedules({"x": "y"}, at=NOW)
+    return found["x"]
 
 
 def nothing(_: OneByOne) -> None:
@@ -419,6 +427,18 @@ CASES = [
     Case(
         *("begin_ending", "again", False, ending),
         lambda s, c: s.begin_ending(c.run_uid, Outcome.RELEASED, "why", now=NOW),
+    ),
+    Case(
+        *("take_schedules", "a new one", False, nothing),
+        lambda s, _: s.take_schedules({"x": "y"}, at=NOW),
+    ),
+    Case(
+        *("settle_schedule", "one", False, scheduled),
+        lambda s, state: s.settle_schedule(state, now=NOW),
+    ),
+    Case(
+        *("change_schedule", "pause", False, scheduled),
+        lambda s, _: s.change_schedule("x", ScheduleChange.PAUSE, reason="y", at=NOW, now=NOW),
     ),
     Case(
         *("record_unkillable", "a run", False, running),

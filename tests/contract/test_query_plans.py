@@ -23,6 +23,7 @@ from dispatcher.store.statements import (
     nodes,
     operators,
     readers,
+    schedules,
     submitters,
     supervisor,
     work,
@@ -163,6 +164,8 @@ PLANS = [
     *((text, {"after": 1, "limit": 1}, ["PRIMARY KEY (rowid>?)"]) for text in events.NEW.values()),
     *((text, {"given": GAPS}, ["PRIMARY KEY (rowid>?"]) for text in events.AMONG.values()),
     *((text, {"task_id": 1}, ["(task_id=?)"]) for text in events.OF_TASK.values()),
+    (schedules.TAKE, {"given": '[{"name": "x"}]'}, ["(name=?)"]),
+    (schedules.UNFINISHED, {"origin": "x", "limit": 1}, ["tasks_origin (origin=?)"]),
     (
         hooks.HAPPENED,
         {"given": ONE},
@@ -247,7 +250,7 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
 
     tables = (" tasks", " runs", " events", " bulk_parts", " environments")
     tables += (" limit_results",)
-    tables += (" dependencies", " handovers")
+    tables += (" dependencies", " handovers", " schedules")
     steps = [step for step in plan if any(table in step for table in tables)]
     assert [step for step in steps if "USING" not in step] == [], plan
     assert [index for index in used if not any(index in step for step in steps)] == [], plan

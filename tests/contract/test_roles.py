@@ -12,8 +12,10 @@ from msgspec.structs import replace
 from dispatcher.environment import Environment
 from dispatcher.errors import DispatcherError
 from dispatcher.model import Node, TaskFilter
+from dispatcher.schedules import ScheduleChange
 from dispatcher.store import server_facts
 from dispatcher.store.open import open_store, server_of
+from dispatcher.times import WallTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Beat
 from tests.contract.doubles import AllHooks
@@ -59,6 +61,13 @@ def with_a_hook(store: OneByOne) -> None:
     store.raw.use_hooks(None)
 
 
+def paused_schedule(store: OneByOne) -> None:
+    at = WallTime(NOW)
+    store.take_schedules({"nightly": "0 3 * * * UTC"}, at=at)
+    store.change_schedule("nightly", ScheduleChange.PAUSE, reason="why", at=at, now=NOW)
+    store.change_schedule("nightly", ScheduleChange.FORGET, at=at, now=NOW)
+
+
 def in_one(store: OneByOne, statement: str, values: dict[str, object] | None = None) -> Any:
     with store.raw.transaction():
         return store.sql(statement, values)
@@ -101,6 +110,7 @@ OPERATES: dict[str, Callable[[OneByOne], Any]] = {
     "retry": lambda store: store.retry(2, now=NOW),
     "retry a parent": retried_parent,
     "with a hook": with_a_hook,
+    "pause a schedule": paused_schedule,
     "answer": lambda store: store.answer(2, "yes", now=NOW),
     "end a run": lambda store: store.cancel(4, "why", now=NOW),
     "pause": lambda store: store.pause("default", "why", now=NOW),

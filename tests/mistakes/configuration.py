@@ -128,6 +128,44 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
     ),
+    "Schedules and hooks": (
+        _checked(
+            "a cron line that never fires",
+            '[schedules.nightly]\ncron = "30 2 31 2 *"\ncommand = ["true"]\n',
+            "2: schedules.nightly.cron: '30 2 31 2 *' is no cron line: the day of month cannot be; "
+            "correct it",
+        ),
+        _checked(
+            "a time zone that nobody knows",
+            '[schedules.nightly]\ncron = "0 3 * * *"\ntime_zone = "Europe/Berlim"\n'
+            'command = ["true"]\n',
+            "3: schedules.nightly.time_zone: this host knows no time zone 'Europe/Berlim'; write "
+            "for example Europe/Berlin or UTC, or install tzdata",
+        ),
+        Mistake(
+            "a schedule whose profile is not there",
+            "check-config",
+            "/etc/dispatcher/dispatcher.toml: schedules.nightly.profile: there is no profile "
+            "'report'; add [profiles.report], or correct the name",
+            config='[schedules.nightly]\ncron = "0 3 * * *"\nprofile = "report"\n',
+            exits=78,
+        ),
+        Mistake(
+            "a hook whose profile is not there",
+            "check-config",
+            "/etc/dispatcher/dispatcher.toml: hooks.failed: there is no profile 'post'; add "
+            "[profiles.post], or correct the name",
+            config='[hooks]\nfailed = "post"\n',
+            exits=78,
+        ),
+        Mistake(
+            "pause a schedule misspelt",
+            "schedules pause nigthly",
+            "there is no schedule 'nigthly'; did you mean 'nightly'?",
+            config='[schedules.nightly]\ncron = "0 3 * * *"\ncommand = ["true"]\n',
+            exits=1,
+        ),
+    ),
     "Values and combinations": (
         _checked(
             "a text where a number belongs",

@@ -178,7 +178,7 @@ def test_an_unknown_profile_is_a_mistake_with_its_remedy(file: Path) -> None:
         read(file, "failed = 'notifi'\nheld = 'wrong'")
 
     assert (
-        "hooks.failed: there is no profile 'notifi'; add [profiles.notifi], or leave this out"
+        "hooks.failed: there is no profile 'notifi'; add [profiles.notifi], or correct the name"
         in str(caught.value)
     )
     assert "hooks.held" not in str(caught.value), "it is the profile that has the mistake"

@@ -62,6 +62,7 @@ def test_the_commented_file_names_every_key_once_and_changes_nothing(tmp_path: P
 NEEDED = {
     "profiles.NAME": {"command": '["true"]'},
     "queues.NAME": {"breaker": '"5 in 10m"'},
+    "schedules.NAME": {"cron": '"0 3 * * *"', "command": '["true"]'},
     "peers": dict.fromkeys(("token_file", "certificate", "key", "authority"), '"/file"'),
 }
 
@@ -70,6 +71,7 @@ NEEDED = {
 OTHERS = {
     "hooks": "[profiles.notify]\ncommand = ['true']\n",
     **dict.fromkeys(("queues.NAME", "profiles.NAME"), "[limits.provider]\n"),
+    "schedules.NAME": "[profiles.report]\ncommand = ['true']\n",
 }
 
 
@@ -77,6 +79,8 @@ def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
     for key in reference.every_key():
         for value in filter(None, (key.default, key.example)):
             given = {**NEEDED.get(key.section, {}), key.name: value}
+            if (key.section, key.name) == ("schedules.NAME", "profile"):
+                del given["command"]  # the profile brings one
             lines = [f"{name} = {value}" for name, value in given.items()]
             _of("\n".join((f"[{key.section}]", *lines, OTHERS.get(key.section, ""))), tmp_path)
 

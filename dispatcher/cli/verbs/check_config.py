@@ -31,6 +31,10 @@ def command(*, as_json: bool) -> None:
         mistakes += config.mistakes
     except Mistaken as error:
         config, mistakes = error.rest, [*error.mistakes]
+    if config.schedules:
+        from dispatcher import schedule_tasks  # noqa: PLC0415 - few configurations have schedules
+
+        mistakes += schedule_tasks.mistakes(config)
     mistakes += [*_closed_to_daemon(config), *environment_file.read_all(config).unread]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
