@@ -727,6 +727,12 @@ CREATE TABLE schedules (
 CREATE INDEX tasks_origin ON tasks (origin, id) WHERE origin IS NOT NULL AND finished_at IS NULL;
 """
 
+# Which table `meta` is: see `shared`.
+_TABLE = """
+INSERT INTO meta (key, value) VALUES ('table', CAST(CAST(to_regclass('meta') AS oid) AS TEXT))
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+"""
+
 #: One text, or one for SQLite and one for servers.
 Step = str | tuple[str, str]
 
@@ -757,6 +763,7 @@ MIGRATIONS: tuple[Step, ...] = (
     _OBEYS,
     _BREAKERS,
     _SCHEDULES,
+    ("", _TABLE),
 )
 
 #: The oldest version that a server's store may have: the first with which one was released.
@@ -766,7 +773,7 @@ ON_SERVERS: Final = 13
 #: during an upgrade. Such a step adds tables, triggers, or columns that they need not know; it
 #: changes nothing that they read or write, and holds no lock for long: no index on a table that may
 #: be large. Triggers count what older dispatchers do; to count a million tasks takes a second.
-KEEPING: frozenset[int] = frozenset({14, 15, 18, 23, 24})
+KEEPING: frozenset[int] = frozenset({14, 15, 18, 23, 24, 26})
 
 
 def usable_since(version: int) -> int:

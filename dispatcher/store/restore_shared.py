@@ -14,7 +14,7 @@ from dispatcher.store.migrate import LINEAGE, lineage, record_successor
 from dispatcher.store.postgresql import PostgresqlEngine
 from dispatcher.store.restore import ADVANCE_FENCES, COUNTS, Restored, leap
 from dispatcher.store.server import DatabaseServer
-from dispatcher.store.shared import PLACE, find, place, refuse_others
+from dispatcher.store.shared import find, refuse_others, write_place
 from dispatcher.times import WallTime
 
 # An identity column's sequence: what it gave last, or what a row has.
@@ -52,7 +52,7 @@ def restore_shared(
             refuse_others(engine, server)
             if not complete:
                 _advance(engine, remembered, leap(now))
-            migrate.write_meta(engine, PLACE, place(engine, server)[1])
+            write_place(engine, server)
             next_id = _last_id(engine, "tasks") + 1
             ((tasks, running),) = engine.rows(COUNTS)
         identity = migrate.adopt(engine, name=server.name)

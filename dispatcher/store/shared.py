@@ -16,8 +16,9 @@ from dispatcher.store.server_clock import ServerClock
 from dispatcher.store.sql import SqlStore
 from dispatcher.times import HostClock
 
-#: The row of `meta` that names the schema in which the store was made.
+#: The rows of `meta` that name the schema in which the store was made, and its table `meta` there.
 PLACE: Final = "place"
+TABLE: Final = "table"
 
 # From the tables of the catalogue: functions such as to_regclass answer from a cache, which may be
 # older than the end of a wait for a lock.
@@ -31,10 +32,13 @@ _MAY_CREATE: Final = """
 SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = :schema
 """
 
-# No dump and no copy of a database has both numbers.
+# No dump and no copy of a database has both numbers of the place. A dump that is restored over the
+# tables, in their schema, has them: but its table has another number.
 _PLACES: Final = """
-SELECT (SELECT value FROM meta WHERE key = 'place'),
-    CAST(pg_database.oid AS TEXT) || '.' || CAST(pg_namespace.oid AS TEXT)
+SELECT (SELECT value FROM meta WHERE key = 'place'), (SELECT value FROM meta WHERE key = 'table'),
+    CAST(pg_database.oid AS TEXT) || '.' || CAST(pg_namespace.oid AS TEXT),
+    (SELECT CAST(pg_class.oid AS TEXT) FROM pg_class
+        WHERE relnamespace = pg_namespace.oid AND relname = 'meta')
 FROM pg_namespace, pg_database WHERE nspname = :schema AND datname = current_database()
 """
 
@@ -119,18 +123,19 @@ def find(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[bool, bool, 
 
 def refuse_copy(engine: PostgresqlEngine, server: DatabaseServer) -> None:
     """Raise `StoreUnusable` for a store that was made elsewhere, in an open transaction."""
-    made, here = place(engine, server)
-    if made != here:
+    ((made, table, here, table_here),) = engine.rows(_PLACES, {"schema": server.schema})
+    if made != here or table not in (None, table_here):  # None: until an upgrade
         raise StoreUnusable(
             f"{server.name} is a copy of a store, restored or cloned, and repeats its ids and"
             " fences; once nothing uses it, make it a store of its own: dispatcher restore"
         )
 
 
-def place(engine: PostgresqlEngine, server: DatabaseServer) -> tuple[str | None, str]:
-    """Return where a store was made, and where it is, in an open transaction."""
-    ((made, here),) = engine.rows(_PLACES, {"schema": server.schema})
-    return made, here
+def write_place(engine: PostgresqlEngine, server: DatabaseServer) -> None:
+    """Record that the store was made here, in an open transaction."""
+    ((_, _, here, table),) = engine.rows(_PLACES, {"schema": server.schema})
+    migrate.write_meta(engine, PLACE, here)
+    migrate.write_meta(engine, TABLE, table)
 
 
 def _allow(engine: PostgresqlEngine, server: DatabaseServer, is_own: bool, *, alone: bool) -> None:
@@ -200,7 +205,7 @@ def _create(engine: PostgresqlEngine, server: DatabaseServer, made: Callable[[],
                 " the schema's owner run `dispatcher migrate`, or grant this role CREATE on it"
             )
         migrate.fill(engine)
-        migrate.write_meta(engine, PLACE, place(engine, server)[1])
+        write_place(engine, server)
     made()
 
 

@@ -105,9 +105,11 @@ def put_back(postgres: Postgres, place: Path) -> None:
     )
 
 
-def run(postgres: Postgres, program: str, *options: str, stdout: Any = None) -> None:
+def run(
+    postgres: Postgres, program: str, *options: str, stdout: Any = None, check: bool = True
+) -> None:
     command = [postgres.tools / program, f"--dbname={postgres.url()}", *options]
-    subprocess.run(command, stdout=stdout, check=True)
+    subprocess.run(command, stdout=stdout, check=check)
 
 
 def test_a_copy_is_refused_by_everybody_with_the_remedy(
@@ -263,3 +265,39 @@ def test_a_store_that_is_put_back_while_it_is_used_is_noticed_by_those_who_use_i
             store.new()
 
     assert [(first - 1,)] == postgres.sql("SELECT id FROM dispatcher.tasks")
+
+
+def test_tables_that_are_put_back_in_their_schema_are_a_copy_too(
+    postgres: Postgres, url: str, state_dir: Path, tmp_path: Path
+) -> None:
+    """As by `pg_restore --clean --schema=dispatcher`, which leaves the schema as it is."""
+    whole = tmp_path / "whole.dump"
+    store = opened(url, state_dir)
+    with closing(store.raw):
+        store.new()
+        run(postgres, "pg_dump", "--format=custom", "--schema=dispatcher", f"--file={whole}")
+        first = store.new()
+        schema = "SELECT oid FROM pg_namespace WHERE nspname = 'dispatcher'"
+        before = postgres.sql(schema)
+        options = ("--clean", "--schema=dispatcher", str(whole))
+        run(postgres, "pg_restore", *options, check=False)  # a setting is new in version 17
+        assert before == postgres.sql(schema)
+
+        with pytest.raises(StoreUnavailable, match="restored or made anew while in use"):
+            store.new()
+        with pytest.raises(StoreUnusable, match=r"copy of a store.*dispatcher restore"):
+            store.new()
+    with pytest.raises(StoreUnusable, match=r"copy of a store.*dispatcher restore"):
+        opened(url, state_dir)
+    restored(url, state_dir)
+    with closing(opened(url, state_dir).raw) as raw:
+        assert OneByOne(raw).new() > first
+
+
+def test_a_store_of_before_the_number_of_its_table_is_no_copy(
+    postgres: Postgres, url: str, state_dir: Path
+) -> None:
+    opened(url, state_dir).raw.close()
+    postgres.sql("DELETE FROM dispatcher.meta WHERE key = 'table'")
+
+    opened(url, state_dir).raw.close()
