@@ -1,9 +1,10 @@
 """One table of ratios and four plots, in less than five minutes: see README.md for every figure.
 
-    python bench/table.py [--tasks 3000] [--rounds 3] [--plots bench/plots] [--dir /var/tmp]
+    python bench/table.py [--tasks 1500] [--rounds 3] [--plots bench/plots] [--dir /var/tmp]
 
 All that is compared takes turns, and a ratio is to what ran just before and after it; a table has
-their medians. Peers are those that are installed: xargs, task-spooler, GNU parallel and Huey.
+their medians. A busy machine gets fewer rounds. Peers are those that are installed: xargs,
+task-spooler, GNU parallel and Huey.
 """
 
 import argparse
@@ -37,6 +38,9 @@ LIVE = (0, 100, 300, 1_000)
 
 SAMPLES = 200
 
+#: Seconds after which no further round begins.
+LAST_ROUND = 60
+
 
 class Turns:
     """Measures contestants and the C loop in turns."""
@@ -52,8 +56,10 @@ class Turns:
     ) -> dict[str, tuple[float, float]]:
         """Return the medians of each one's rate and CPU, to those of the C loop around it."""
         ratios = defaultdict[str, list[tuple[float, float]]](list)
-        before = c_loop(self._program, self._tasks, slots)
-        for _ in range(rounds):
+        begin, before = time.monotonic(), c_loop(self._program, self._tasks, slots)
+        for number in range(rounds):
+            if number and time.monotonic() - begin > LAST_ROUND:
+                break
             for name, measure in contestants.items():
                 self._number += 1
                 where = self._folder / str(self._number)
@@ -188,7 +194,7 @@ def growth(title: str, counts: Sequence[int], values: Sequence[float]) -> dict[s
 def main() -> None:
     """Measure all, print the tables and draw the plots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=3_000)
+    parser.add_argument("--tasks", type=int, default=1_500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plots", type=Path, default=HERE / "plots")
     parser.add_argument("--dir", default="/var/tmp", help="where all files are made")
