@@ -85,6 +85,11 @@ def _add_declarations(verbs: "argparse._SubParsersAction[argparse.ArgumentParser
     fail.add_argument("--no-retry", action="store_true", help="for good")
     defer = verbs.add_parser("defer", help="declare that it is too early")
     defer.add_argument("--delay", type=float, metavar="SECONDS")
+    defer.add_argument("--until", metavar="DATE")
+    defer.add_argument(
+        "--close", metavar="LIMIT", help="let nothing that takes it start until then"
+    )
+    defer.add_argument("--reason", metavar="TEXT")
     hold = verbs.add_parser("hold", help="declare that an operator must act")
     hold.add_argument("--reason", required=True, metavar="TEXT")
     hold.add_argument("--question", metavar="TEXT")
