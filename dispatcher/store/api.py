@@ -784,8 +784,17 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         """Return the next `takeover_at` of claims of other nodes."""
 
-    def next_work(self, node: str, session: str = "", *, now: StoreTime) -> StoreTime | None:
+    def next_work(
+        self,
+        node: str,
+        session: str = "",
+        *,
+        labels: Mapping[str, str] = NO_LABELS,
+        now: StoreTime,
+    ) -> StoreTime | None:
         """Return when a node without runs has something to do; None: not by itself.
+
+        Ready tasks that require others than its `labels` give it nothing to do.
 
         `now` or before: there is something by now that a tick would find, locked or not.
         """

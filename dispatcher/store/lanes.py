@@ -140,6 +140,11 @@ def is_any_allowed(engine: Engine, labels: Mapping[str, str] | None, but: Iterab
     return False
 
 
+def is_any_ready(engine: Engine, labels: Mapping[str, str]) -> bool:
+    """Return whether a task is ready that a node with these labels may claim."""
+    return any(lanes.allowed([lane], labels, 1) for _, lane in engine.rows(sql.UNPAUSED))
+
+
 def _lanes(engine: Engine, queue: object, after: str, limit: int) -> list[str]:
     values = {"queue": queue, "after": after, "limit": limit}
     return [lane for (lane,) in engine.rows(sql.OF_QUEUE, values)]

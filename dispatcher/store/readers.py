@@ -151,6 +151,11 @@ class SqlReader(SqlTransactions):
         found = {row[0]: task_from(row) for row in self.engine.rows(sql.AMONG, {"given": given})}
         return [found[one] for one in ids if one in found]
 
+    def _is_any_ready(self, labels: Mapping[str, str]) -> bool:
+        from dispatcher.store import lanes  # noqa: PLC0415 - few queues have any
+
+        return lanes.is_any_ready(self.engine, labels)
+
     def before(self, task: Task, *, limit: int) -> int:
         from dispatcher.store import lanes  # noqa: PLC0415 - for few commands
 

@@ -239,12 +239,21 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         return self._first_time(sql.NEXT_TAKEOVER, {"node": node, "now": now})
 
-    def next_work(self, node: str, session: str = "", *, now: StoreTime) -> StoreTime | None:
+    def next_work(
+        self,
+        node: str,
+        session: str = "",
+        *,
+        labels: Mapping[str, str] = NO_LABELS,
+        now: StoreTime,
+    ) -> StoreTime | None:
         values = {"node": node, "session": session, "alone": not self.engine.dialect.shared}
         values |= {"now": now, "silent": now - CONTINUE_AFTER, "gone": now - GONE_AFTER}
-        ((waits, *found),) = self.engine.rows(NEXT_WORK, {**values, "after": "", "limit": 1})
-        times = (time for time in map(time_from, found) if time is not None)
-        return now if waits else min(times, default=None)
+        values |= {"after": "", "limit": 1}
+        ((is_open, waits, *found),) = self.engine.rows(NEXT_WORK, values)
+        if waits or is_open or (is_open is not None and self._is_any_ready(labels)):
+            return now
+        return min((time for time in map(time_from, found) if time is not None), default=None)
 
     def has_unfinished(
         self, *, but: Iterable[str] = (), labels: Mapping[str, str] | None = None

@@ -57,7 +57,9 @@ class Rest:
     def ask(self, turn: Turn) -> None:
         """Ask whether there is work; if so, a whole tick follows at once."""
         settings = self._memory.settings
-        work_at = self._store.next_work(settings.node_id, settings.session_uid, now=turn.now)
+        work_at = self._store.next_work(
+            settings.node_id, settings.session_uid, labels=settings.labels, now=turn.now
+        )
         turn.again |= work_at is not None and work_at <= turn.now
         turn.after(partial(self._remember, turn.instant_of(work_at), turn.at))
 

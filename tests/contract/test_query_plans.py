@@ -67,6 +67,7 @@ PLANS = [
         ["COVERING INDEX tasks_ready (queue=? AND lane=? AND rank<?)"],
     ),
     (lanes.ALL, {}, ["COVERING INDEX tasks_ready (queue>?", "PRIMARY KEY"]),
+    (lanes.UNPAUSED, {}, ["COVERING INDEX tasks_ready (queue>?", "PRIMARY KEY"]),
     (lanes.SCHEDULED, {}, ["tasks_due"]),
     (
         lanes.SINCE,

@@ -154,6 +154,24 @@ def test_the_question_finds_what_a_tick_finds_and_the_next_time(
     assert found_by_a_tick(store) is (wanted == 0)
 
 
+def test_tasks_that_require_labels_are_work_for_who_has_them(store: OneByOne) -> None:
+    gpu, zone = {"gpu": "a100"}, {"zone": "b"}
+    store.new(queue="a", requires=gpu)
+    store.new(queue="b", requires={**gpu, **zone})
+    store.new(queue="c", requires=zone)
+    store.new(delay_ms=9)
+    store.pause("c", "why", now=NOW)
+
+    assert later(9) == store.next_work(NODE, now=NOW)
+    assert later(9) == store.next_work(NODE, labels=zone, now=NOW)
+    assert NOW == store.next_work(NODE, labels=gpu, now=NOW)
+    store.pause("a", "why", now=NOW)
+    assert later(9) == store.next_work(NODE, labels=gpu, now=NOW)
+    assert NOW == store.next_work(NODE, labels={**gpu, **zone}, now=NOW)
+    store.new(queue="d")
+    assert NOW == store.next_work(NODE, now=NOW)
+
+
 def test_the_question_locks_nothing(store: OneByOne) -> None:
     _local(store)
     store.claimed(node=OTHER, until=NOW, kill_grace_ms=0)

@@ -64,6 +64,9 @@ WITH RECURSIVE walk (queue, lane) AS (
 #: The lanes of all queues with ready tasks.
 ALL: Final = f"{_WALK}SELECT queue, lane FROM walk"
 
+#: The same without paused queues.
+UNPAUSED: Final = f"{ALL} WHERE queue NOT IN (SELECT queue FROM paused_queues)"
+
 # Of tasks that are not due yet.
 SCHEDULED: Final = """
 SELECT DISTINCT queue, lane FROM tasks WHERE state = 'scheduled' AND lane > ''

@@ -12,10 +12,14 @@ from dispatcher.store.statements.supervisor import (
     TAKEABLE,
 )
 
-# The parts are those of the statements that find the work itself, without their locks.
+# The parts are those of the statements that find the work itself, without their locks. The first
+# one is whether a task of the next queue with ready ones needs nothing but a slot; NULL: there is
+# no such queue.
 NEXT_WORK: Final = f"""
-SELECT EXISTS ({READY_QUEUES})
-    OR EXISTS ({TAKEABLE})
+SELECT (SELECT EXISTS (SELECT 1 FROM tasks
+        WHERE state = 'ready' AND tasks.queue = soonest.queue AND tasks.lane = '')
+    FROM ({READY_QUEUES}) AS soonest),
+    EXISTS ({TAKEABLE})
     OR EXISTS ({HAS_ENDED})
     OR EXISTS (SELECT 1 FROM tasks WHERE key_due)
     OR EXISTS (SELECT 1 FROM bulk_submits WHERE {IS_SILENT}),
