@@ -8,6 +8,7 @@
     python -m worker_stub defer --delay 60
     python -m worker_stub defer --until 2026-08-01T06:00:00Z --close provider
     python -m worker_stub hold --reason "needs a password"
+    python -m worker_stub mcp                  # the MCP server of an agent, over stdio
     python -m worker_stub misbehave --help     # for tests: hang, go silent, escape, flood
 
 Exit codes: 0 ok, 1 refused, 2 usage, 69 no answer, 79 the claim is no longer ours; `run` and
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     agent_options.add_options(agent)
+    verbs.add_parser("mcp", help="serve the tools of a task to an agent, over stdio")
     heartbeat = verbs.add_parser("heartbeat", help="renew the lease; print its seconds")
     heartbeat.add_argument("--progress", type=float, metavar="0..1")
     heartbeat.add_argument("--note", metavar="TEXT")
@@ -146,13 +148,22 @@ def _run_agent(options: argparse.Namespace) -> int:
     from worker_stub.agent.adapter import Adapter  # noqa: PLC0415
     from worker_stub.agent.kinds import KINDS  # noqa: PLC0415
 
-    adapter = Adapter(KINDS[options.kind], check=options.verify, linger=options.linger)
+    adapter = Adapter(
+        KINDS[options.kind], check=options.verify, linger=options.linger, limit=options.limit
+    )
     return adapter.run(options.command)
+
+
+def _serve(_: argparse.Namespace) -> int:
+    from worker_stub.mcp.server import serve  # noqa: PLC0415
+
+    return serve()
 
 
 _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "agent": _run_agent,
+    "mcp": _serve,
     "misbehave": misbehave.misbehave,
 }
 

@@ -21,9 +21,9 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = False
         self.child: subprocess.Popen[bytes] | None = None
-        self.woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.woken, self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """Readable after a signal, which may come just before a wait that it cannot interrupt."""
-        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._receive)
 
     def covers(self, child: subprocess.Popen[bytes]) -> None:
@@ -31,6 +31,11 @@ class StopSignal:
         self.child = child
         if self.received:
             child.send_signal(signal.SIGTERM)
+
+    def wake(self) -> None:
+        """Let whoever waits for the command look again, from any thread."""
+        with suppress(BlockingIOError):
+            os.write(self._wakes, b"\0")
 
     def _receive(self, signum: int, _: FrameType | None) -> None:
         self.received = True

@@ -1,5 +1,6 @@
 """Shared by the tests of agents: recorded streams, fakes of agents and of the daemon."""
 
+import signal
 import sys
 import textwrap
 import time
@@ -9,7 +10,11 @@ from typing import Any
 
 import pytest
 
-STREAMS = Path(__file__).parents[1] / "streams"
+from worker_stub import names
+from worker_stub.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+STREAMS = ROOT / "tests" / "streams"
 
 #: Seconds since 1970: 2026-11-28T00:00:00Z.
 NOW = 1_795_824_000.0
@@ -74,6 +79,23 @@ def say(stream, lines=None):
 def hang():
     while True:
         time.sleep(60)
+class Tools:
+    "The task's own, over a server that is started as agents start it."
+    def __init__(self):
+        import subprocess
+        self.server = subprocess.Popen([sys.executable, "-m", "worker_stub", "mcp"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd={str(ROOT)!r})
+        self.number = 0
+        self.ask("initialize", protocolVersion="2025-06-18")
+    def ask(self, method, **params):
+        self.number += 1
+        message = {{"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}}
+        self.server.stdin.write(json.dumps(message).encode() + b"\\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+    def call(self, name, **arguments):
+        result = self.ask("tools/call", name=name, arguments=arguments)["result"]
+        return result.get("structuredContent") or result["content"][0]["text"]
 """
 
 
@@ -84,3 +106,36 @@ def fake_agent(directory: Path, kind: str, body: str) -> str:
     program.write_text(shebang + _PRELUDE + textwrap.dedent(body), "utf-8")
     program.chmod(0o755)
     return str(program)
+
+
+#: Runs a fake agent: its kind, what it does, options of the adapter; returns the exit code.
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
+    """A claim in the environment, and a daemon that accepts everything."""
+    daemon = FakeDaemon()
+    monkeypatch.setattr("worker_stub.worker.DaemonSocket", lambda _: daemon)
+    for name, value in {
+        names.TASK_ID: "7",
+        names.CLAIM_LOCK: "secret",
+        names.SOCKET: "/nowhere",
+        names.LEASE_TTL: "60",
+        names.HEARTBEAT_INTERVAL: "20",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(names.AGENT_SOCKET, "")  # so that it is put back
+    before = signal.getsignal(signal.SIGTERM)
+    yield daemon
+    signal.signal(signal.SIGTERM, before)
+    signal.set_wakeup_fd(-1)
+
+
+@pytest.fixture
+def agent(daemon: FakeDaemon, tmp_path: Path) -> Run:
+    def started(kind: str, body: str, *options: str, words: tuple[str, ...] = ()) -> int:
+        program = fake_agent(tmp_path, kind, body)
+        return main(["agent", "--kind", kind, *options, "--", program, *words])
+
+    return started

@@ -54,7 +54,7 @@ def test_a_healthy_stream_succeeds_with_its_session_cost_and_last_words(kind: st
     assert str(run.session) in json.dumps(session)
     cost = {"claude": 1.0421, "opencode": 1.0421}.get(kind, 1.0)
     assert {"agent": kind, "session": run.session, "cost_usd": cost} == run.checkpoint
-    assert ("All 12 tests pass.", 1540) == (run.result["text"], run.result["tokens"])
+    assert ("All 12 tests pass.", 1540) == (run.last_words["text"], run.result["tokens"])
     assert run.is_over
 
 
@@ -209,7 +209,9 @@ def test_whatever_an_event_holds_it_is_read_and_can_be_sent(
     assert len(run.note) < MAX_DOING + 30
     run.note.encode()
     end_of(run, 1).reason.encode()
-    sent = json.dumps([run.checkpoint, run.result], ensure_ascii=False, allow_nan=False).encode()
+    sent = json.dumps(
+        [run.checkpoint, run.result, run.last_words], ensure_ascii=False, allow_nan=False
+    ).encode()
     assert len(sent) < 32 * 1024
 
 
@@ -231,8 +233,8 @@ def test_a_long_answer_is_cut_at_its_beginning() -> None:
         run.see(Facts(said="\U0001f600" * 1000, goes_on=True), now=NOW)
     run.see(Facts(said="the end", goes_on=True), now=NOW)
 
-    assert MAX_SAID == len(run.result["text"])
-    assert run.result["text"].endswith("the end")
+    assert MAX_SAID == len(run.last_words["text"])
+    assert run.last_words["text"].endswith("the end")
 
 
 def test_a_session_that_looks_like_an_option_is_not_kept() -> None:
@@ -363,25 +365,25 @@ def test_no_words_stop_the_reader(told: str) -> None:
 
 
 def test_a_program_that_hangs_after_its_last_word_is_asked_and_then_made_to_end() -> None:
-    farewell = Farewell(10.0)
+    farewell = Farewell()
 
-    assert (None, None) == (farewell.signal_at(0.0, is_over=False), farewell.left(0.0))
-    assert (None, 10.0) == (farewell.signal_at(5.0, is_over=True), farewell.left(5.0))
-    assert (None, 1.0) == (farewell.signal_at(14.0, is_over=True), farewell.left(14.0))
-    assert signal.SIGTERM == farewell.signal_at(15.0, is_over=True)
+    assert (None, None) == (farewell.signal_at(0.0, due=None), farewell.left(0.0))
+    assert (None, 10.0) == (farewell.signal_at(5.0, due=15.0), farewell.left(5.0))
+    assert (None, 1.0) == (farewell.signal_at(14.0, due=15.0), farewell.left(14.0))
+    assert signal.SIGTERM == farewell.signal_at(15.0, due=15.0)
     assert GRACE == farewell.left(15.0)
-    assert (None, 1.0) == (farewell.signal_at(19.0, is_over=False), farewell.left(19.0))
-    assert signal.SIGKILL == farewell.signal_at(20.0, is_over=True)
-    assert (None, None) == (farewell.signal_at(99.0, is_over=True), farewell.left(99.0))
+    assert (None, 1.0) == (farewell.signal_at(19.0, due=None), farewell.left(19.0))
+    assert signal.SIGKILL == farewell.signal_at(20.0, due=15.0)
+    assert (None, None) == (farewell.signal_at(99.0, due=15.0), farewell.left(99.0))
 
 
 def test_a_program_that_works_on_after_an_end_has_its_time_anew() -> None:
-    farewell = Farewell(10.0)
+    farewell = Farewell()
 
-    assert farewell.signal_at(0.0, is_over=True) is None
-    assert farewell.signal_at(9.0, is_over=False) is None
-    assert farewell.signal_at(11.0, is_over=True) is None
-    assert signal.SIGTERM == farewell.signal_at(21.0, is_over=True)
+    assert farewell.signal_at(0.0, due=10.0) is None
+    assert farewell.signal_at(11.0, due=None) is None
+    assert farewell.signal_at(12.0, due=22.0) is None
+    assert signal.SIGTERM == farewell.signal_at(22.0, due=22.0)
 
 
 def test_every_kind_names_the_version_that_was_measured() -> None:

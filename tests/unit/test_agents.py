@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,44 +13,15 @@ import psutil
 import pytest
 
 from tests.eventually import eventually
-from tests.unit.agents import FakeDaemon, fake_agent
+from tests.unit.agents import FakeDaemon, Run, agent, daemon
 from worker_stub import Refused, names
 from worker_stub.__main__ import main
 from worker_stub.agent import adapter, run
 from worker_stub.daemon_socket import Unreachable
 
+__all__ = ["agent", "daemon"]
+
 SPEAKERS = ("claude", "codex", "gemini", "opencode")
-
-#: Runs a fake agent: its kind, what it does, options of the adapter; returns the exit code.
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
-    """A claim in the environment, and a daemon that accepts everything."""
-    daemon = FakeDaemon()
-    monkeypatch.setattr("worker_stub.worker.DaemonSocket", lambda _: daemon)
-    for name, value in {
-        names.TASK_ID: "7",
-        names.CLAIM_LOCK: "secret",
-        names.SOCKET: "/nowhere",
-        names.LEASE_TTL: "60",
-        names.HEARTBEAT_INTERVAL: "20",
-    }.items():
-        monkeypatch.setenv(name, value)
-    before = signal.getsignal(signal.SIGTERM)
-    yield daemon
-    signal.signal(signal.SIGTERM, before)
-    signal.set_wakeup_fd(-1)
-
-
-@pytest.fixture
-def agent(daemon: FakeDaemon, tmp_path: Path) -> Run:
-    def started(kind: str, body: str, *options: str, words: tuple[str, ...] = ()) -> int:
-        program = fake_agent(tmp_path, kind, body)
-        return main(["agent", "--kind", kind, *options, "--", program, *words])
-
-    return started
 
 
 @pytest.mark.parametrize("kind", SPEAKERS)
@@ -88,12 +58,30 @@ def test_a_usage_limit_defers_until_its_reset(agent: Run, daemon: FakeDaemon) ->
     assert 75 == agent("claude", limited)
     assert 3000 < daemon.declared["delay"] <= 3600
     assert daemon.checkpoint["session"]
-    assert daemon.notes[-1].startswith("limited: ")
+    assert "usage limit" == daemon.declared["reason"]
 
 
 def test_a_limit_without_a_time_has_the_tasks_cool_down(agent: Run, daemon: FakeDaemon) -> None:
     assert 75 == agent("codex", "say('limit_unknown'); exit(1)")
-    assert {"op": "defer"} == daemon.declared
+    assert {"op", "reason"} == daemon.declared.keys()
+    assert "429 Too Many Requests" in daemon.declared["reason"]
+
+
+def test_a_usage_limit_closes_the_limit_of_the_provider(agent: Run, daemon: FakeDaemon) -> None:
+    assert 75 == agent("codex", "say('limit_unknown'); exit(1)", "--limit", "openai")
+    assert ("openai", 900.0) == (daemon.declared["close"], daemon.declared["delay"])
+
+
+def test_a_limit_that_the_task_does_not_take_closes_nothing_and_defers(
+    agent: Run, daemon: FakeDaemon
+) -> None:
+    def seen(request: dict[str, Any]) -> None:
+        if "close" in request:
+            raise Refused("not_taken", "the task does not take it")
+
+    daemon.seen = seen
+    assert 75 == agent("codex", "say('limit_unknown'); exit(1)", "--limit", "openai")
+    assert {"op", "reason"} == daemon.declared.keys()
 
 
 @pytest.mark.parametrize("hardened", [False, True], ids=["sigterm", "sigkill"])

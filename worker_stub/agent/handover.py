@@ -29,6 +29,21 @@ class Before:
         """The dollars that earlier runs cost."""
         return number(self._checkpoint.get("cost_usd")) or 0.0
 
+    @property
+    def own(self) -> object:
+        """The checkpoint of the agent itself."""
+        return self._checkpoint.get("own")
+
+    @property
+    def handed_over(self) -> Mapping[str, Any]:
+        """What the task's tools show of them."""
+        return {
+            "previous": self._previous or None,
+            "checkpoint": self.own,
+            "question": self._answer.get("question"),
+            "answer": self._answer.get("answer"),
+        }
+
     def told(self, *, is_resumed: bool) -> str:
         """Return what the agent should know of them, beside its prompt; "": nothing."""
         lines = []
@@ -37,6 +52,8 @@ class Before:
         if "answer" in self._answer:
             question = self._answer.get("question") or "(you were held)"
             lines += [f"You asked: {question}", f"A person answered: {self._answer['answer']}"]
+        if self.own is not None:
+            lines.append(f"Your checkpoint: {json.dumps(self.own, ensure_ascii=False)}")
         if lines:
             lines.append(
                 "Continue where you stopped."

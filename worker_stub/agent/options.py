@@ -29,6 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", required=True, choices=KINDS, help="whose output is read")
     parser.add_argument("--verify", metavar="CMD", help=VERIFY)
     parser.add_argument(
+        "--limit", metavar="NAME", help="close this limit, which the task takes, at a usage limit"
+    )
+    parser.add_argument(
         "--linger",
         type=float,
         default=LINGER,

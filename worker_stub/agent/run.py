@@ -3,7 +3,7 @@
 import re
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from worker_stub import names
@@ -14,7 +14,7 @@ from worker_stub.agent.resets import reset_time
 MAX_SAID = 6000
 
 #: Refused tools that are named.
-MAX_REFUSED = 10
+MAX_REFUSED = 5
 
 #: A session's id: a word that no program takes for an option.
 _SESSION = re.compile(r"\w[\w.:-]{0,199}", re.ASCII)
@@ -30,11 +30,13 @@ PASSED = frozenset({75, 78})
 class AgentEnd:
     """How a run of an agent ends."""
 
-    op: Literal["succeed", "fail", "defer", "exit"]
+    op: Literal["succeed", "fail", "defer", "hold", "exit"]
     """`exit`: declare nothing, the exit code counts."""
     reason: str = ""
     until: float | None = None
     """Of `defer`: seconds since 1970; None: unknown."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What the agent itself declared with it."""
 
 
 class AgentRun:
@@ -70,7 +72,7 @@ class AgentRun:
             before = self._said if facts.goes_on else ""
             self._said = (before + facts.said)[-MAX_SAID:]
         self._pay(facts)
-        refused = dict.fromkeys((*self._refused, *map(line_of, facts.refused)))
+        refused = dict.fromkeys((*self._refused, *(line_of(one, 100) for one in facts.refused)))
         self._refused = list(refused)[:MAX_REFUSED]
         self._error = facts.error or self._error
         if facts.limit is not None:
@@ -118,12 +120,16 @@ class AgentRun:
     def result(self) -> Mapping[str, Any]:
         """What people and programs read of a success."""
         told = {
-            "text": _sendable(self._said) or None,
             "steps": self._steps or None,
             "tokens": self._tokens,
             "refused": self._refused or None,
         }
         return {**self.checkpoint, **_given(told)}
+
+    @property
+    def last_words(self) -> Mapping[str, Any]:
+        """What the agent said last, for a success that has no other result."""
+        return _given({"text": _sendable(self._said) or None})
 
     def end(self, code: int, *, is_verified: bool) -> AgentEnd:
         """Return how the run ends, given the program's exit code.
@@ -151,23 +157,21 @@ class AgentRun:
 class Farewell:
     """Ends a program that goes on after its last word: SIGTERM, then SIGKILL."""
 
-    def __init__(self, linger: float) -> None:
-        """`linger`: seconds that it may take to exit by itself."""
-        self._linger = linger
+    def __init__(self) -> None:
         self._signals = [signal.SIGTERM, signal.SIGKILL]
         self._due: float | None = None
 
-    def signal_at(self, at: float, *, is_over: bool) -> signal.Signals | None:
-        """Return the signal to send now, if one is due."""
-        has_begun = len(self._signals) < 2
-        if not is_over and not has_begun:
-            self._due = None
-        elif self._due is None and self._signals:
-            self._due = at + self._linger
+    def signal_at(self, at: float, *, due: float | None) -> signal.Signals | None:
+        """Return the signal to send now, if one is due.
+
+        `due`: when its time is over; None: it works. Once it was asked to end, that is settled.
+        """
+        if len(self._signals) == 2:
+            self._due = due
         if self._due is None or at < self._due:
             return None
-        self._due = at + GRACE if len(self._signals) > 1 else None
-        return self._signals.pop(0) if self._signals else None
+        self._due = at + GRACE if len(self._signals) == 2 else None
+        return self._signals.pop(0)
 
     def left(self, at: float) -> float | None:
         """Return the seconds until the next signal; None: none is due."""
