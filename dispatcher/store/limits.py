@@ -81,10 +81,7 @@ def lock_room(
     Those without a rule let everything through, unless they are closed. One whose time has come is
     opened. `changed` is told what is closed or opened. `waits`: for other claims.
     """
-    found = {
-        row[0]: _closing(row)
-        for row in engine.rows(sql.LOCK_AND_WAIT if waits else sql.LOCK, _named(names))
-    }
+    found = _locked(engine, names, rules, waits=waits)
     for over in (one for one in found.values() if one.is_over(now)):
         if engine.change(sql.OPEN_OVER, {"name": over.name, "now": now}):
             changed(EventKind.LIMIT_OPENED, over.name, "its time is over")
@@ -103,6 +100,21 @@ def lock_room(
     opens = [room.opens_at, *(one.opens_at for one in judged.values())]
     room.opens_at = min((at for at in opens if at is not None), default=None)
     return Locked(room, bool(busy), tuple(name for name, one in judged.items() if one.is_probe))
+
+
+def _locked(
+    engine: Engine, names: Collection[str], rules: Mapping[str, Rule], *, waits: bool
+) -> dict[str, Closing]:
+    """Lock the rows of limits; return those that no other claim has locked.
+
+    One with a rule may have no row yet: no daemon has claimed with it, or a failover forgot that.
+    """
+    lock = sql.LOCK_AND_WAIT if waits else sql.LOCK
+    rows = engine.rows(lock, _named(names))
+    missing = rules.keys() & (set(names) - {row[0] for row in rows})
+    if missing and (engine.change(sql.ADD, _named(missing)) or waits):
+        rows += engine.rows(lock, _named(missing))
+    return {row[0]: _closing(row) for row in rows}
 
 
 def _used(

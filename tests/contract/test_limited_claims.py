@@ -96,6 +96,34 @@ def test_a_task_that_takes_much_starts_in_its_turn(store: OneByOne) -> None:
     assert [behind] == claimed(store, limits=rules(4))
 
 
+@pytest.mark.parametrize("limit", [rules(3), rules(rate=(3, 100))], ids=["concurrency", "rate"])
+def test_r47_a_task_that_needs_more_than_is_ever_allowed_keeps_nothing_from_others(
+    store: OneByOne, limit: dict[str, Rule]
+) -> None:
+    """As after a reload that lowers the limit."""
+    much, behind = store.new(takes={"provider": 5}), store.new(**ONE)
+
+    assert [behind] == claimed(store, limits=limit)
+    assert TaskState.READY is store.states()[much]
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["daemon", "local claim"])
+def test_a_limit_whose_row_is_not_there_holds_and_keeps_nobody_waiting(
+    store: OneByOne, by_hand: bool
+) -> None:
+    """No daemon has claimed with it, or a failover forgot its row."""
+    with store.raw.transaction():
+        store.sql("DELETE FROM limits RETURNING name")
+    tasks = [store.new(**ONE) for _ in range(2)]
+
+    if by_hand:
+        assert tasks[0] == local(store, limits=rules(1))
+    else:
+        found = claim(store, limits=rules(1))
+        assert (tasks[:1], False) == ([one.task_id for one in found], found.busy)
+    assert [] == claimed(store, limits=rules(1))
+
+
 def claim_of(store: OneByOne, task_id: int) -> Any:
     (found,) = claim(store)
     assert task_id == found.task_id
