@@ -6,7 +6,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from dispatcher.calendar import Calendar
-from dispatcher.named_limits import Closing, Rule, of_queue
+from dispatcher.named_limits import Closing, Rule, of_queue, queue_of
 from dispatcher.times import StoreTime
 
 #: Holders that a text names.
@@ -47,6 +47,13 @@ class LimitView(Struct, frozen=True, kw_only=True):
         if (closed := self.closed(calendar.now)) is not None:
             return "limit_closed", closed_text(closed, calendar), closed.ends_at(calendar.now)
         rule = self.rule or Rule()
+        if many > (rule.most or many):
+            kind: Kind = "limit_full" if many > (rule.concurrency or many) else "limit_rate"
+            text = (
+                f"it needs {many} of limit {self.name}, which never lets one task take more than"
+                f" {rule.most} ({rule}); raise it: [limits.{self.name}]"
+            )
+            return kind, text, None
         if (most := rule.concurrency) is not None and self.held + many > most:
             wants = (
                 f"it needs {many} of limit {self.name}, which" if many > 1 else f"limit {self.name}"
@@ -104,8 +111,15 @@ def viewed(
     closings: Iterable[Closing],
     holders: Mapping[int, Mapping[str, int]],
 ) -> dict[str, LimitView]:
-    """Return the limits that are configured, closed, or held, by name."""
-    rows = {one.name: one for one in closings if one.name in rules or one.closed_at is not None}
+    """Return the limits that are configured, closed, or held, by name.
+
+    No claim obeys the limit of a queue that has no rule here, as once its breaker was removed.
+    """
+    rows = {
+        one.name: one
+        for one in closings
+        if one.name in rules or (one.closed_at is not None and queue_of(one.name) is None)
+    }
     held: dict[str, dict[int, int]] = {}
     for task_id, takes in holders.items():
         for name, many in takes.items():

@@ -184,12 +184,16 @@ def standing(store: ReaderStore, config: Config) -> Standing:
 def _limits(store: ReaderStore, config: Config, now: StoreTime) -> Mapping[str, LimitView]:
     """Return the named limits, and those of queues on all nodes."""
     rules = {name: one.rule for name, one in config.limits.items()}
+    of_queues = {
+        queue: rule
+        for queue, settings in config.queues.items()
+        if (rule := settings.rule) is not None
+    }
+    rules |= {of_queue(queue): rule for queue, rule in of_queues.items()}
     found = dict(store.limit_views(rules, now=now))
-    for queue, settings in config.queues.items():
-        if (rule := settings.rule) is not None:
-            view = found.get(of_queue(queue), LimitView(name=of_queue(queue)))
-            running = store.running_in(queue)
-            found[of_queue(queue)] = replace(view, rule=rule, running=running)
+    for queue in of_queues:
+        view = found[of_queue(queue)]
+        found[view.name] = replace(view, running=store.running_in(queue))
     return found
 
 

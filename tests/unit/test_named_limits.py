@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.calendar import Calendar
 from dispatcher.limit_room import Room, room
-from dispatcher.limit_views import LimitView, obstacles
+from dispatcher.limit_views import LimitView, obstacles, viewed
 from dispatcher.named_limits import Closing, Rate, Rule, of_queue, parse_rate
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
@@ -87,6 +87,42 @@ def test_a_task_that_takes_much_keeps_what_is_left_from_those_behind_it() -> Non
     assert 1 == found.most({"a": 4}, 9), "it is read, for its place in the order"
     assert not found.admits({"a": 4})
     assert not found.admits({"a": 1})
+
+
+def test_r47_a_task_that_needs_more_than_the_limit_ever_allows_keeps_nothing() -> None:
+    """As after a reload that lowers it."""
+    for rule in (Rule(concurrency=3), Rule(rate=Rate(3, Milliseconds(9)))):
+        found = room([view(rule=rule)], now=NOW)
+
+        assert 0 == found.most({"provider": 4}, 9), "it is not read"
+        assert 3 == found.most({"provider": 1}, 9)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        (Rule(concurrency=3), "limit_full"),
+        (Rule(rate=Rate(3, Milliseconds(60_000))), "limit_rate"),
+    ],
+    ids=str,
+)
+def test_a_person_is_told_that_a_limit_never_has_enough(rule: Rule, kind: str) -> None:
+    views = {"provider": view(rule=rule)}
+
+    ((found, text, until),) = obstacles("q", {"provider": 4}, views, CALENDAR)
+
+    assert (kind, None) == (found, until)
+    assert "it needs 4 of limit provider, which never lets one task take more than 3" in text
+    assert "[limits.provider]" in text
+
+
+def test_a_closed_queue_that_has_no_rule_here_is_no_obstacle() -> None:
+    """No claim looks at it: its breaker was removed."""
+    name = of_queue("q")
+    row = Closing(name=name, closed_at=NOW, closed_reason="5 failures", probe="")
+
+    assert {} == viewed({}, [row], {})
+    assert [name] == [*viewed({name: Rule(concurrency=2)}, [row], {})]
 
 
 def test_r47_a_blocked_task_keeps_nothing_from_those_behind_it() -> None:
