@@ -306,9 +306,27 @@ def test_of_a_line_that_is_too_long_nothing_is_kept() -> None:
 def test_a_session_goes_on_with_the_words_of_its_kind(
     kind: str, command: str, resumed: str | None
 ) -> None:
-    found = KINDS[kind].resumed(shlex.split(command), "ID")
+    found = KINDS[kind].resumed(shlex.split(command), "ID", "")
 
     assert (None if resumed is None else shlex.split(resumed)) == found
+
+
+@pytest.mark.parametrize(
+    ("command", "resumed"),
+    [
+        ("codex exec --json 'fix it'", ["resume", "ID", "fix it\n\nan answer"]),
+        ("codex exec --json -- --odd", ["resume", "ID", "--", "--odd\n\nan answer"]),
+        ("codex exec --json -", ["resume", "ID", "-"]),
+        ("codex exec --json", ["resume", "ID"]),
+    ],
+)
+def test_codex_is_told_in_its_prompt_as_it_reads_no_stdin_beside_one(
+    command: str, resumed: list[str]
+) -> None:
+    """Measured: an answer on stdin alone would be lost."""
+    found = KINDS["codex"].resumed(shlex.split(command), "ID", "an answer")
+
+    assert found == ["codex", "exec", "--json", *resumed]
 
 
 # The time of a reset --------------------------------------------------------------------------

@@ -77,7 +77,8 @@ class Adapter:
 
     def _run_agent(self, command: Sequence[str]) -> int:
         session = self._before.session(self._kind.program)
-        resumed = self._kind.resumed(command, session) if session else None
+        told = self._before.told(is_resumed=True)
+        resumed = self._kind.resumed(command, session, told) if session else None
         if resumed is not None:
             code = self._follow(resumed, is_resumed=True)
             if self._run.has_begun or self._spokesman.declared or self._stop.received:

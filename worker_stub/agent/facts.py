@@ -69,7 +69,7 @@ NOTHING = Facts()
 Read = Callable[[Any], Facts]
 
 
-def _not_resumed(_command: Sequence[str], _session: str) -> list[str] | None:
+def _not_resumed(_command: Sequence[str], _session: str, _told: str) -> list[str] | None:
     return None
 
 
@@ -82,8 +82,11 @@ class Kind:
     """The version whose stream was measured, or who documents it."""
     read: Callable[[bytes], Facts]
     """Reads a line of its output; whatever the line is, it raises nothing."""
-    resumed: Callable[[Sequence[str], str], list[str] | None] = _not_resumed
-    """Returns the command with which a session goes on; None: it does not know how."""
+    resumed: Callable[[Sequence[str], str, str], list[str] | None] = _not_resumed
+    """Returns the command with which a session goes on; None: it does not know how.
+
+    It is given what the agent is told, which is on its stdin, for those that do not read that.
+    """
     is_told: bool = True
     """Whether it reads from stdin what is added to its prompt."""
     ends: bool = True

@@ -93,7 +93,7 @@ def _result(event: Mapping[str, Any]) -> Facts:
     )
 
 
-def _resumed(command: Sequence[str], session: str) -> list[str] | None:
+def _resumed(command: Sequence[str], session: str, _told: str) -> list[str] | None:
     place = after_program(command, "claude", "@anthropic-ai/claude-code")
     if place is None or {"--resume", "-r", "--continue", "-c"} & {*command[place:]}:
         return None

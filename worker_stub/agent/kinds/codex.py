@@ -77,8 +77,11 @@ def _is_refused(item: Mapping[str, Any]) -> bool:
     return False
 
 
-def _resumed(command: Sequence[str], session: str) -> list[str] | None:
-    """Put `resume ID` before the prompt: not all options of `exec` may follow it."""
+def _resumed(command: Sequence[str], session: str, told: str) -> list[str] | None:
+    """Put `resume ID` before the prompt: not all options of `exec` may follow it.
+
+    What is told is added to the prompt: beside one, `resume` does not read stdin.
+    """
     program = after_program(command, "codex", "@openai/codex")
     if program is None or not {"exec", "e"} & {*command[program:]}:
         return None
@@ -89,7 +92,10 @@ def _resumed(command: Sequence[str], session: str) -> list[str] | None:
         place += 2 if command[place] in _VALUED else 1
     if place < len(command) and command[place] in {"resume", "fork", "review"}:
         return None
-    return [*command[:place], "resume", session, *command[place:]]
+    rest = list(command[place:])
+    if told and rest and rest[-1] != "-":
+        rest[-1] = f"{rest[-1]}\n\n{told}"
+    return [*command[:place], "resume", session, *rest]
 
 
 KIND = Kind(

@@ -60,7 +60,7 @@ def _result(event: Mapping[str, Any]) -> Facts:
     )
 
 
-def _resumed(command: Sequence[str], session: str) -> list[str] | None:
+def _resumed(command: Sequence[str], session: str, _told: str) -> list[str] | None:
     place = after_program(command, "gemini", "@google/gemini-cli")
     if place is None or {"--resume", "-r"} & {*command[place:]}:
         return None

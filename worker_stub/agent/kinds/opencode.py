@@ -72,7 +72,7 @@ def _error(event: Mapping[str, Any]) -> Facts:
     )
 
 
-def _resumed(command: Sequence[str], session: str) -> list[str] | None:
+def _resumed(command: Sequence[str], session: str, _told: str) -> list[str] | None:
     place = after_program(command, "opencode", "opencode-ai")
     if place is None or "run" not in command[place:]:
         return None
