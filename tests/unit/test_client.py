@@ -300,6 +300,8 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "drain_node": lambda client: client.drain_node("here"),
     "resume_node": lambda client: client.resume_node("here"),
     "forget_node": lambda client: client.forget_node("here"),
+    "schedules": lambda client: client.schedules(),
+    "change_schedule": lambda client: client.change_schedule("x", "pause"),
 }
 
 
