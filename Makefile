@@ -99,6 +99,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 
 # Peers that it compares with are those that are installed: xargs, task-spooler, GNU parallel, Huey.
+bench bench-all: export PYTHONDONTWRITEBYTECODE =
 bench: $(STAMP)
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python bench/table.py

@@ -24,6 +24,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+# Otherwise each start would compile all modules, for a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 HERE = Path(__file__).parent
 COMMAND = (sys.executable, "-m", "dispatcher")
 
