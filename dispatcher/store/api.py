@@ -392,6 +392,9 @@ class WorkerStore(Transactions, Protocol):
         A changed note stamps `progressed_at`.
         """
 
+    def lock_limits(self, names: Collection[str]) -> set[str]:
+        """Lock limits that workers close; return those that others have locked. Waits for none."""
+
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         """Record a worker's declared outcome, guarded like a heartbeat.
 

@@ -56,6 +56,12 @@ def lock(engine: Engine, name: str) -> bool:
     return bool(engine.rows(sql.LOCK, given))
 
 
+def lock_free(engine: Engine, names: Collection[str]) -> set[str]:
+    """Lock limits that have rows; return those that others have locked."""
+    left = set(names) - {row[0] for row in engine.rows(sql.LOCK, _named(names))}
+    return {row[0] for row in engine.rows(sql.AMONG, _named(left))} if left else left
+
+
 class Locked(NamedTuple):
     """The limits of a claim."""
 

@@ -57,6 +57,11 @@ class SqlWorker(SqlTransactions):
             return Accepted()
         return self._refusal(note.task_id, note.lock)
 
+    def lock_limits(self, names: Collection[str]) -> set[str]:
+        from dispatcher.store import limits  # noqa: PLC0415 - few workers close any
+
+        return limits.lock_free(self.engine, names)
+
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         values = declaration_parameters(declaration, now)
         if declaration.close is not None:

@@ -50,6 +50,7 @@ class WorkerRecorder:
             waiting = [one for one in requests if one.message.task_id in held]
             turn.after(partial(self.request_retry, waiting, at=turn.at))
             requests = [one for one in requests if one.message.task_id not in held]
+        requests = self._without_locked_limits(turn, [*requests])
         beats: list[Request] = []
         for request in requests:
             if isinstance(request.message, Beat):
@@ -61,6 +62,18 @@ class WorkerRecorder:
             self._record_other(turn, request, request.message)
         if beats:
             self._record_beats(turn, beats)
+
+    def _without_locked_limits(self, turn: Turn, requests: list[Request]) -> list[Request]:
+        """Lock the limits that workers close; let those whose limits others have locked try again.
+
+        A tick waits for none, or two nodes might wait for each other, or all for a person.
+        """
+        closed = {name for one in requests if (name := _closed(one)) is not None}
+        if not closed or not (locked := self._store.lock_limits(closed)):
+            return requests
+        waiting = [one for one in requests if _closed(one) in locked]
+        turn.after(partial(self.request_retry, waiting, at=turn.at))
+        return [one for one in requests if _closed(one) not in locked]
 
     def _record_beats(self, turn: Turn, requests: Sequence[Request]) -> None:
         beats = [one.message for one in requests if isinstance(one.message, Beat)]
@@ -188,6 +201,11 @@ class WorkerRecorder:
         if isinstance(answer, Refused):
             task_id = request.message.task_id
             log.warning("lease.refused", task_id=task_id, error=answer.error, **_peer(request))
+
+
+def _closed(request: Request) -> str | None:
+    """Return the limit that a message closes."""
+    return request.message.close if isinstance(request.message, Declaration) else None
 
 
 def _unanswered(_answer: Renewed | Accepted | Refused | Invalid | None, _now: StoreTime) -> None:

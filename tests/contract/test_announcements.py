@@ -310,6 +310,7 @@ CASES = [
         *("note", "another one", False, running),
         lambda s, c: s.note(Note(task_id=c.task_id, lock=c.lock, note="half"), now=NOW),
     ),
+    Case("lock_limits", "a limit", False, nothing, lambda s, _: s.lock_limits(["provider"])),
     Case("declare", "an end", True, running, lambda s, c: s.declare(declaration(c), now=NOW)),
     Case("declare", "it again", False, declared, lambda s, c: s.declare(declaration(c), now=NOW)),
     Case("declare", "refused", False, ending, lambda s, c: s.declare(declaration(c), now=NOW)),

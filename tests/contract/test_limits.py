@@ -1,5 +1,7 @@
 """Named limits in the store: closing and opening, by operators and by workers."""
 
+from contextlib import closing as closing_store
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +11,12 @@ from dispatcher.execution import Claim
 from dispatcher.hooks import Hook
 from dispatcher.model import Declared
 from dispatcher.named_limits import Closing
+from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.words import Accepted, Declaration, Refused
 from dispatcher.worker_api import WorkerError
 from tests.contract.doubles import AllHooks
-from tests.contract.helpers import NOW, OneByOne, later
+from tests.contract.helpers import NOW, SHARED, OneByOne, later
 
 
 def closing(store: OneByOne, name: str = "provider") -> Closing:
@@ -179,3 +182,20 @@ def test_a_limit_that_is_closed_has_a_hook(
 
     (one,) = hooks.seen
     assert (Hook.LIMIT_CLOSED, "provider", "429") == (one.hook, one.subject, one.event_reason)
+
+
+@SHARED
+def test_a_limit_that_others_have_locked_is_no_wait_for_those_who_ask_first(
+    raw: SqlStore, store: OneByOne, url: str, tmp_path: Path
+) -> None:
+    """Two nodes that each close two limits, in either order, would wait for each other."""
+    store.add_limits(["gpu", "provider"])
+    with closing_store(open_store(url, state_dir=tmp_path / "other", patience=5.0)) as other:
+        with raw.transaction() as now, other.transaction():
+            assert set() == raw.lock_limits(["provider", "unknown"])
+            raw.close_limit("provider", "why", now=now)
+            assert {"provider"} == other.lock_limits(["provider", "gpu", "unknown"])
+            assert {"gpu"} == raw.lock_limits(["gpu", "provider"])
+
+        with other.transaction():
+            assert set() == other.lock_limits(["gpu", "provider"])

@@ -32,23 +32,48 @@ def close(one: World, milliseconds: int | None = None) -> None:
         one.store.close_limit("provider", "why", until=until, now=now)
 
 
-def defer(one: World, task: int, seconds: float) -> None:
-    """Let the worker of a task close its limit, and exit."""
+def declaration(one: World, task: int, seconds: float, **facts: Any) -> Declaration:
     uid = one.uid(task)
     with one.store.snapshot():
         _, lock = one.store.locks_of([uid])[uid]
+    given = {"delay_ms": round(seconds * 1000), "reason": "429", **facts}
+    return Declaration(task_id=task, lock=lock, word=Declared.DEFER, **given)
+
+
+def defer(one: World, task: int, seconds: float) -> None:
+    """Let the worker of a task close its limit, and exit."""
     answers: list[Any] = []
-    declaration = Declaration(
-        task_id=task,
-        lock=lock,
-        word=Declared.DEFER,
-        delay_ms=round(seconds * 1000),
-        close="provider",
-        reason="429",
-    )
-    one.tick(Request(declaration, lambda answer, _: answers.append(answer)))
+    message = declaration(one, task, seconds, close="provider")
+    one.tick(Request(message, lambda answer, _: answers.append(answer)))
     assert [Accepted()] == answers
     one.gone(task, 75)
+
+
+def test_a_worker_whose_limit_others_have_locked_tries_again_and_the_tick_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a tick would fail as a whole for as long as a person holds the row."""
+    one = world(Rule(concurrency=2))
+    tasks = [one.submit(**ONE), one.submit()]
+    one.settle_down()
+    answers: dict[int, Any] = {}
+    messages = [declaration(one, tasks[0], 60, close="provider"), declaration(one, tasks[1], 60)]
+    requests = [
+        Request(message, lambda answer, _, task=message.task_id: answers.update({task: answer}))
+        for message in messages
+    ]
+
+    monkeypatch.setattr(one.store, "lock_limits", lambda names: {*names})
+    one.tick(*requests)
+    assert {tasks[0]: None, tasks[1]: Accepted()} == answers
+    with one.store.snapshot():
+        assert [None] == [row.closed_at for row in one.store.closings()]
+
+    monkeypatch.undo()
+    one.tick(requests[0])
+    assert Accepted() == answers[tasks[0]]
+    with one.store.snapshot():
+        assert [None] != [row.closed_at for row in one.store.closings()]
 
 
 def test_no_more_run_than_the_limit_and_the_next_follows_an_end() -> None:
