@@ -403,3 +403,29 @@ def test_r44_claims_of_three_nodes_at_once_never_exceed_a_limit(
 def most_at_once(spans: list[tuple[float, float, int]]) -> int:
     """Return how much is held at the instant when it is most: one of the beginnings."""
     return max(sum(one[2] for one in spans if one[0] <= at < one[1]) for at, *_ in spans)
+
+
+def test_who_uses_neither_limits_nor_keys_pays_no_statement(
+    store: OneByOne, raw: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick asks for keys with the time of the next scheduled task, which it asked before."""
+    store.close_limit("provider", "why", now=NOW)
+    store.new()
+    executed: list[str] = []
+    for name in ("rows", "change", "later"):
+        real = getattr(raw.engine, name)
+
+        def spy(statement: str, *args: Any, _real: Any = real, **facts: Any) -> Any:
+            executed.append(statement)
+            return _real(statement, *args, **facts)
+
+        monkeypatch.setattr(raw.engine, name, spy)
+
+    (made,) = claim(store)
+    run = store.open_run(made.run_uid)
+    store.settle([settlement(made, awaited=run.awaited)], now=NOW)
+    assert (None, False) == store.next_due_or_keys()
+
+    assert executed
+    tables = ("limits", "limit_starts", "limit_results", "takes IS NOT NULL AND")
+    assert [] == [one for one in executed if any(f" {table}" in one for table in tables)]
