@@ -9,7 +9,6 @@ from dispatcher.events import EventKind
 from dispatcher.hooks import Hook
 from dispatcher.model import Node, Outcome, TaskFilter, TaskState
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.statements import events
 from dispatcher.store.statements import hooks as sql
 from tests.contract.doubles import AllHooks
 from tests.contract.helpers import NODE, NOW, OneByOne, later, new_task, settlement
@@ -151,16 +150,11 @@ def test_a_run_that_cannot_be_killed_has_one_however_often_it_is_reported(
     assert (EventKind.WORKER_UNKILLABLE, "it is in D") == (event.kind, event.reason)
 
 
-def test_a_kind_that_another_part_records_has_its_hook(store: OneByOne, hooks: AllHooks) -> None:
-    """A limit's closing is such a one."""
-    assert "limit_closed" in hooks.kinds
-    with store.raw.transaction():
-        values = {"now": NOW, "who": "x", "reason": "429", "kind": "limit_closed"}
-        facts = {"subject": "anthropic", "task_id": None, "fence": None}
-        nothing = {"before": None, "after": None}
-        store.raw._write_event(events.ADD, {**values, **facts, **nothing})
+def test_a_limit_that_is_closed_has_its_hook(store: OneByOne, hooks: AllHooks) -> None:
+    store.close_limit("anthropic", "429", now=NOW)
 
     assert [(S.READY, "hook:limit_closed")] == made(store)
+    assert [("anthropic", "429")] == [(one.subject, one.event_reason) for one in hooks.seen]
 
 
 def test_r98_tasks_of_hooks_have_none(store: OneByOne, hooks: AllHooks) -> None:
