@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from dispatcher import lanes
 from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits
 from dispatcher.config.section import MAX_LABEL, MAX_LABELS, NAME
@@ -42,6 +43,10 @@ MAX_PARENTS = 1000
 
 #: Bytes of a path (PATH_MAX without its NUL).
 MAX_PATH = 4095
+
+#: Bytes of the labels and limits that a task needs, as JSON: they are part of an index, of which a
+#: row has at most 2704 bytes on a server.
+MAX_NEEDS = 2000
 
 #: Characters of a line for a shell; few programs have one in their name.
 _FOR_SHELLS = frozenset(" \t\n;&|<>()$`\"'*?")
@@ -88,6 +93,11 @@ def _check(task: NewTask) -> None:
     _check_labels("label", task.labels)
     _check_labels("require", task.requires)
     _check_labels("limit", dict.fromkeys(task.takes, ""))
+    if (size := len(lanes.lane(task.requires, task.takes).encode())) > MAX_NEEDS:
+        raise InvalidTask(
+            f"require, limit: {size} bytes are more than {MAX_NEEDS} together; leave some out, or"
+            " shorten them"
+        )
     _check_rules(task.rules)
     _check_parents("after", task, task.after)
     _check_parents("after_any", task, task.after_any)

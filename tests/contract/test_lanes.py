@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dispatcher import lanes
 from dispatcher.execution import Claims
 from dispatcher.model import TaskState
 from dispatcher.store.lanes import MOST
 from dispatcher.store.rows import DAMAGE_REMEDY, DAMAGED
+from dispatcher.task_checks import MAX_NEEDS, checked
 from tests.contract.helpers import EMBEDDED, NODE, NOW, SHARED, OneByOne, later, new_task
 from tests.contract.interleaved import Sessions
 from tests.postgres import Postgres
@@ -304,3 +306,23 @@ def claim_beside_another(store: OneByOne, other: OneByOne) -> None:
 
     claims = claim(other, labels=GPU, limit=2)
     assert ([first, third], False) == (ids(claims), claims.busy)
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["", "with a key"])
+def test_a_task_that_needs_as_much_as_it_may_becomes_ready_and_is_claimed(
+    store: OneByOne, keyed: bool
+) -> None:
+    """On a server a row that is too large for an index would make the whole tick fail."""
+    rng = random.Random(7)
+    needs: dict[str, Any] = {"requires": {}, "takes": {}}
+    while (left := MAX_NEEDS - len(lanes.lane(**needs)) - len('"":"",')) > 40:
+        needs["requires"][rng.randbytes(9).hex()] = rng.randbytes(min(100, left - 18) // 2).hex()
+        needs["takes"] = {rng.randbytes(40).hex(): 7}
+    facts = {"queue": "q" * 100, "concurrency_key": "k" * 255 if keyed else None, **needs}
+    task_id: int = store.submit([checked(new_task(delay_ms=5, **facts))], now=NOW)[0].task_id
+
+    assert 1 == store.move_due(limit=1, now=later(5))
+    if keyed:
+        assert 1 == store.give_keys(limit=1).many
+    assert MAX_NEEDS - 50 < len(store.column("lane", task_id)) <= MAX_NEEDS
+    assert [task_id] == ids(claim(store, facts["queue"], labels=needs["requires"]))

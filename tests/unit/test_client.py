@@ -157,6 +157,18 @@ def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
         assert [] == client.tasks()
 
 
+def test_what_a_task_needs_fits_an_index(command: Command) -> None:
+    labels = {f"label{n}": "x" * 250 for n in range(7)}
+    with command.client() as client:
+        task_id = client.submit(command=["true"], requires=labels).task_id
+        for change in (
+            lambda: client.submit(command=["true"], requires={**labels, "more": "x" * 250}),
+            lambda: client.edit(task_id, requires={"more": "x" * 250}),
+        ):
+            with pytest.raises(InvalidTask, match="more than 2000 together"):
+                change()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
