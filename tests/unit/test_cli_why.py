@@ -191,5 +191,5 @@ def test_a_pending_time_out_is_reported() -> None:
 def task(state: TaskState, **facts: object) -> Task:
     """Return a task of which only what `explain` looks at means anything."""
     values = dict.fromkeys(Task.__struct_fields__)
-    values |= {"id": 7, "state": state, "queue": "q", "run_at": StoreTime(5_000)}
+    values |= {"id": 7, "state": state, "queue": "q", "run_at": StoreTime(5_000), "takes": {}}
     return Task(**{**values, **facts})  # type: ignore[arg-type]
