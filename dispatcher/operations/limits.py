@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher import commits
 from dispatcher.errors import DispatcherError, did_you_mean
+from dispatcher.named_limits import queue_of
 from dispatcher.operations.nodes import NodeOperator
 from dispatcher.times import StoreTime, WallTime
 
@@ -25,7 +26,8 @@ def gone_text(name: str) -> str:
 class LimitOperator(NodeOperator):
     """The part of a `Client` for named limits.
 
-    `DispatcherError` is raised for a name that is neither configured nor known to the store.
+    `DispatcherError` is raised for a name that is neither configured nor known to the store, for
+    the limit of a queue that has none here, and for a time that is over.
     """
 
     def limits(self) -> Mapping[str, LimitView]:
@@ -55,6 +57,8 @@ class LimitOperator(NodeOperator):
             then = None if for_ms is None else StoreTime(now + for_ms)
             if until is not None:
                 then = StoreTime(until - self.store.calendar().ahead_ms)
+            if then is not None and then <= now:
+                raise DispatcherError("until: is over already; give a later time, or none")
             self.store.close_limit(name, reason, until=then, now=now)
             return True
 
@@ -68,6 +72,14 @@ class LimitOperator(NodeOperator):
 
     def _check_limit(self, name: str) -> None:
         if name in self.config.limits:
+            return
+        if (queue := queue_of(name)) is not None:
+            settings = self.config.queues.get(queue)
+            if settings is None or settings.rule is None:
+                raise DispatcherError(
+                    f"queue {queue!r} has no limit of its own; dispatcher pause {queue}, or add"
+                    f" [queues.{queue}] breaker"
+                )
             return
         with self.store.snapshot():
             known = {one.name for one in self.store.closings()} | self.store.limits_taken()

@@ -2,6 +2,8 @@
 
 import pytest
 
+from dispatcher.errors import DispatcherError
+from dispatcher.times import WallTime
 from tests.command import Command
 
 FILE = """
@@ -154,3 +156,22 @@ def test_a_limit_that_left_the_file_is_named_and_can_still_be_closed(limited: Co
     assert "limit_closed" == limited("why", "1", "--json").json["obstacles"][0]["obstacle"]
     (view,) = limited("limits", "--json").json
     assert not view["configured"]
+
+
+def test_only_the_limit_of_a_queue_that_has_one_is_closed(command: Command) -> None:
+    """No claim would look at another one."""
+    command.configure("[queues.q]\nglobal_concurrency = 2\n[queues.other]\n")
+
+    assert "queue:q is closed" in command("limit", "close", "queue:q").stdout
+    assert "limit queue:q is closed" in command("status").stdout.replace("limit     ", "limit ")
+    for queue in ("other", "unknown"):
+        said = command("limit", "close", f"queue:{queue}", exits=1).stderr
+        assert f"queue '{queue}' has no limit of its own; dispatcher pause {queue}" in said
+
+
+def test_a_limit_is_not_closed_until_a_time_that_is_over(limited: Command) -> None:
+    said = "until: is over already; give a later time, or none"
+    assert said in limited("limit", "close", "provider", "--until", "0s", exits=1).stderr
+    with limited.client() as client, pytest.raises(DispatcherError, match=said):
+        client.close_limit("provider", until=WallTime(1_577_836_800_000))
+    assert limited("limits", "--json").json[1]["closed_at"] is None
