@@ -96,13 +96,14 @@ def _given_values(config: Config) -> Iterator[tuple[str, object]]:
         tables = part if isinstance(part, Mapping) else {"": part}
         for own, table in tables.items():
             if isinstance(table, Section):
-                yield from _table_values(f"{name}.{own}" if own else name, table)
+                yield from _table_values(f"{name}.{own}" if own else name, table, named=bool(own))
 
 
-def _table_values(path: str, table: Section) -> Iterator[tuple[str, object]]:
+def _table_values(path: str, table: Section, *, named: bool) -> Iterator[tuple[str, object]]:
+    """Yield the values of a table; of a named one, which may be new, only those not left out."""
     for field in msgspec.structs.fields(table):
         value = getattr(table, field.name)
-        if value is not None:
+        if value is not None and not (named and value == field.default):
             yield f"{path}.{field.encode_name}", value
 
 

@@ -82,3 +82,15 @@ def test_what_happens_is_posted_with_a_signature_again_until_it_is_taken(world: 
         [run["outcome"] for run in hook["runs"]],
         hook["origin"],
     )
+
+
+def test_a_hook_that_can_make_no_task_is_reported_and_changes_nothing_else(world: World) -> None:
+    post = {"command": ["true"], "env_file": str(world.directory / "missing.env")}
+    world.configure(**{"profiles.post": post, "hooks": {"failed": "post"}})
+    with world.daemon() as daemon:
+        failing = world.submit("false", max_attempts=1)
+        world.until(failing, "failed")
+        refused = daemon.expect("hook.refused", hook="failed", profile="post", task_id=failing)
+
+    assert "missing.env" in refused["error"]
+    assert [(1,)] == world.stored("SELECT count(*) FROM tasks")

@@ -136,14 +136,18 @@ def test_r92_an_outage_is_made_up_for_as_the_schedule_says(
     world = world_at("2027-08-01T02:30", one)
     world.run_for(HOUR)
     world.elapsed += 3 * DAY  # nobody is there
-    world.restart()
-    world.run_for(MINUTE)
+    with capture_logs() as captured:
+        world.restart()
+        world.run_for(MINUTE)
+    expect_catalogued(captured)
+    missed = [one["since"] for one in captured if one["event"] == "schedule.missed"]
     world.restart()
     world.elapsed += DAY - HOUR
     world.settle_down()
     world.run_for(HOUR)
 
     assert expected == fired(world)
+    assert ["2027-08-02T03:00:00.000Z"] * (catch_up is not CatchUp.ALL) == missed
 
 
 @pytest.mark.parametrize(
@@ -172,8 +176,12 @@ def test_what_is_made_up_for_overlaps_as_the_schedule_says(
 
 def test_an_earlier_task_that_goes_on_keeps_others_out() -> None:
     world = world_at("2027-08-01T09:30", schedule(overlap=Overlap.SKIP))
-    world.run_for(2 * HOUR)
+    with capture_logs() as captured:
+        world.run_for(2 * HOUR)
+    expect_catalogued(captured)
     assert ["08-01T10:00"] == fired(world)
+    (skipped,) = [one for one in captured if one["event"] == "schedule.skipped"]
+    assert ("2027-08-01T11:00:00.000Z", 1) == (skipped["time"], skipped["task_id"])
     assert "skipped 2027-08-01T11:00:00.000Z: task 1 has not ended" == state(world).note
     succeed(world)
     world.run_for(HOUR)
