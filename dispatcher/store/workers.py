@@ -94,11 +94,13 @@ class SqlWorker(SqlTransactions):
         return self._refusal(declaration.task_id, declaration.lock)
 
     def _close(self, limit: str, declaration: Declaration, now: StoreTime) -> None:
-        """Close a limit as a worker declares it: for longer, never for less."""
+        """Close a limit as a worker declares it: for longer, never for less, nor for no time."""
+        if not declaration.delay_ms:
+            return
         from dispatcher.store import limits  # noqa: PLC0415 - few workers close any
 
         facts = {"who": WORKER, "reason": declaration.reason or f"by task {declaration.task_id}"}
-        until = StoreTime(now + (declaration.delay_ms or 0))
+        until = StoreTime(now + declaration.delay_ms)
         if limits.close_longer(self.engine, limit, until=until, now=now, **facts):
             self._record(EventKind.LIMIT_CLOSED, now=now, subject=limit, **facts)
 

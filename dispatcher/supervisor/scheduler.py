@@ -60,6 +60,8 @@ class Scheduler:
         schedules = self._memory.settings.schedules
         if schedules is None:
             return
+        from dispatcher import cron  # noqa: PLC0415 - a library that few configurations need
+
         calendar = self._store.calendar()
         now = date(turn.now, calendar, shared=self._memory.settings.session is not None)
         definitions = {one.name: one.definition for one in schedules.every}
@@ -73,6 +75,8 @@ class Scheduler:
             if was.paused is None:
                 state, look_at = self._settled(turn, schedules, schedule, state, now)
                 wake.append(look_at)
+            else:  # an operator may resume it before
+                wake.append(cron.first_after(schedule, now) or wake[0])
             if state != was:
                 self._store.settle_schedule(state, now=turn.now)
         turn.after(partial(self._plan, schedules, turn.at + (min(wake) - now) / 1000))

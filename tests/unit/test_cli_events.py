@@ -63,6 +63,15 @@ def test_which_events(told: Command, options: tuple[str, ...], kinds: list[str])
     assert kinds == [one["event"] for one in told("events", *options, "--json").json]
 
 
+def test_events_of_a_queue_have_those_of_its_limit(command: Command) -> None:
+    command.configure('[queues.ci]\nbreaker = "5 in 10m"\n[limits.ci]')
+    command("limit", "close", "queue:ci", "ci")
+    command("limit", "open", "queue:ci")
+
+    found = command("events", "--queue", "ci", "--json").json
+    assert ["queue:ci"] * 2 == [one["subject"] for one in found]
+
+
 def test_events_of_an_unknown_task(command: Command) -> None:
     assert "99" in command("events", "--task", "99", exits=1).stderr
 

@@ -44,7 +44,8 @@ def test_a_deferral_has_a_delay_or_a_date_by_the_hosts_clock(
     assert (None, None) == (parsed().delay_ms, parsed().until)
     until = parsed(until="2026-08-01T12:00:09Z")
     assert (9_000, NOON + 9_000) == (until.delay_ms, until.until)
-    assert 0 == parsed(until="2026-08-01T11:00:00Z").delay_ms, "it is over"
+    over = parsed(until="2026-08-01T11:00:00Z")
+    assert (None, NOON - 3_600_000) == (over.delay_ms, over.until), "the cool-down follows"
     assert 9_000 == parsed(until="2026-08-01T14:00:09+02:00").delay_ms
 
 

@@ -96,14 +96,18 @@ def test_r92_each_time_has_one_task_that_runs_at_once() -> None:
 
     assert ["08-01T10:00", "08-01T11:00", "08-01T12:00"] == fired(world)
     assert [TaskState.SUCCEEDED] * 3 == states(world)
+    assert max(lateness(world)) < 100
+    assert 3 == len([one for one in captured if one["event"] == "schedule.fired"])
+
+
+def lateness(world: World) -> list[int]:
+    """Return how many milliseconds after its time each task was submitted."""
     with world.store.snapshot():
         calendar = world.store.calendar()
-        late = [
+        return [
             task.created_at - calendar.moment(WallTime(world_time(task.labels["time"])))
             for task in world.store.tasks(TaskFilter())
         ]
-    assert max(late) < 100
-    assert 3 == len([one for one in captured if one["event"] == "schedule.fired"])
 
 
 def world_time(text: str) -> int:
@@ -367,6 +371,17 @@ def test_a_paused_schedule_submits_nothing_and_makes_up_for_nothing() -> None:
     world.run_for(HOUR)
 
     assert ["08-01T12:00"] == fired(world)
+
+
+def test_a_schedule_that_was_resumed_fires_in_time() -> None:
+    world = world_at("2027-08-01T09:30:30", schedule())
+    change(world, ScheduleChange.PAUSE, "why")
+    world.run_for(29 * MINUTE)
+    change(world, ScheduleChange.RESUME)
+    world.run_for(MINUTE)
+
+    (late,) = lateness(world)
+    assert late < 100
 
 
 def change(world: World, word: ScheduleChange, reason: str | None = None) -> None:

@@ -6,6 +6,7 @@ from itertools import islice
 
 import click
 
+from dispatcher import named_limits
 from dispatcher.calendar import Calendar
 from dispatcher.cli import event_text
 from dispatcher.cli.opening import open_client
@@ -24,8 +25,9 @@ from dispatcher.times import StoreTime, WallTime, instant, sleep
 #: Events that are printed unless something else is asked for.
 LAST = 50
 
-#: Kinds whose subject is a queue.
+#: Kinds whose subject is a queue, or a limit, which may be that of a queue.
 _OF_QUEUES = {EventKind.PAUSE, EventKind.RESUME}
+_OF_LIMITS = {EventKind.LIMIT_CLOSED, EventKind.LIMIT_OPENED}
 
 _Wanted = Callable[[StoreEvent], bool]
 
@@ -103,8 +105,11 @@ def _print_new(store: Client, follower: events.Follower, wanted: _Wanted, *, as_
 def _is_wanted(event: StoreEvent, *, task_id: int | None, queue: str | None) -> bool:
     if task_id is not None and event.task_id != task_id:
         return False
-    of_queue = event.subject if event.kind in _OF_QUEUES else event.queue
-    return queue is None or of_queue == queue
+    if queue is None:
+        return True
+    if event.kind in _OF_LIMITS:
+        return event.subject == named_limits.of_queue(queue)
+    return queue == (event.subject if event.kind in _OF_QUEUES else event.queue)
 
 
 def _past(store: Client, task_id: int | None, since: StoreTime | None) -> Iterator[StoreEvent]:
