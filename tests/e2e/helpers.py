@@ -181,10 +181,10 @@ def external_executor(
 
 @contextmanager
 def small_disk(world: World, name: str) -> Iterator[Path]:
-    """Mount a disk of its own for a directory of the world; it has half a mebibyte."""
+    """Mount a disk of its own for a directory of the world; it has three quarters of a mebibyte."""
     directory = world.directory / name
     directory.mkdir(exist_ok=True)
-    options = ["-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "none", str(directory)]
+    options = ["-t", "tmpfs", "-o", "size=768k,nr_inodes=64", "none", str(directory)]
     mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
