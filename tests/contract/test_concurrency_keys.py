@@ -244,7 +244,7 @@ def test_keys_of_which_another_node_decides_are_looked_at_a_moment_later(
 
 
 @SHARED
-def test_three_nodes_at_once_never_run_two_tasks_of_a_key(
+def test_r93_three_nodes_at_once_never_run_two_tasks_of_a_key(
     store: OneByOne, url: str, tmp_path: Path
 ) -> None:
     for number in range(60):

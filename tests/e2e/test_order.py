@@ -65,7 +65,7 @@ def expected(lines: list[dict[str, Any]]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", KILLS)
-def test_r43_a_random_graph_ends_as_its_lines_say_though_its_daemon_is_killed(
+def test_r43_r91_a_random_graph_ends_as_its_lines_say_though_its_daemon_is_killed(
     on_store: World, kind: str
 ) -> None:
     world, seed = on_store, random.randrange(10**6)
