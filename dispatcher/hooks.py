@@ -1,4 +1,4 @@
-"""Hooks: what happens for which a task is submitted, and what the store tells of it."""
+"""Hooks: what happens for which a task is submitted, and what the store reports of it."""
 
 import enum
 from collections.abc import Mapping, Sequence

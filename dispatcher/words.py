@@ -216,7 +216,8 @@ def _deferred(declared: Declaration, sent: worker_api.Defer) -> Declaration:
         except (ValueError, OverflowError):
             example = 'write a date with its zone, for example "2026-08-01T06:00:00Z"'
             raise ValueError(f"until: {sent.until!r} is not a time; {example}") from None
-        if (left := until - wall_clock()) > 0:  # a date that is over repeats the task in a loop
+        # Over: the cool-down follows, or the task would be repeated without a pause.
+        if (left := until - wall_clock()) > 0:
             delay_ms = min(left, worker_api.MAX_DELAY * 1000)
     return replace(declared, delay_ms=delay_ms, until=until, close=sent.close)
 

@@ -13,6 +13,7 @@ from dispatcher.model import Declared
 from dispatcher.named_limits import Closing
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
+from dispatcher.times import WallTime
 from dispatcher.words import Accepted, Declaration, Refused
 from dispatcher.worker_api import WorkerError
 from tests.contract.doubles import AllHooks
@@ -149,6 +150,18 @@ def test_a_worker_closes_a_limit_for_longer_and_never_for_less(
 
     assert (then if stays else later(5_000)) == closing(store).closed_until
     assert stays == (closing(store).closed_reason == "by a person")
+
+
+@pytest.mark.parametrize("delay_ms", [None, 0], ids=["a date that is over", "no delay"])
+def test_a_deferral_closes_nothing_for_no_time(
+    store: OneByOne, claim: Claim, delay_ms: int | None
+) -> None:
+    over = WallTime(0) if delay_ms is None else None
+
+    assert Accepted() == store.declare(deferral(claim, delay_ms=delay_ms, until=over), now=NOW)
+
+    assert [] == store.closings()
+    assert [] == happened(store)
 
 
 def test_a_worker_cannot_close_what_its_task_does_not_take(store: OneByOne, claim: Claim) -> None:
